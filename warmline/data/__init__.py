@@ -1,0 +1,1 @@
+"""From raw corpora to batches: sources, conversations, mixture, tokenised examples."""

@@ -1,0 +1,1 @@
+"""One file per corpus; `registry.SOURCES` names them."""

@@ -1,0 +1,1 @@
+"""One protocol for whatever generates and scores text: scripted, local, remote."""

@@ -1,0 +1,91 @@
+"""The seam between whatever produces text and everyone who uses it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+Capability = Literal["logits", "heads", "n", "grammar"]
+
+
+class EngineError(ValueError):
+    """An engine could not do what was asked; the message is for the user."""
+
+
+class Message(NamedTuple):
+    role: str  # system, user or assistant
+    content: str
+
+
+class Reading(NamedTuple):
+    """What one head read at the last prompt token."""
+
+    head: str  # emotion, situation, strategy, risk, affect
+    labels: tuple[str, ...]
+    values: tuple[float, ...]  # a probability per label; for affect the values themselves
+
+    def top(self, n: int = 1) -> list[tuple[str, float]]:
+        """The n labels with the largest values, largest first."""
+        ranked = sorted(zip(self.labels, self.values, strict=True), key=lambda pair: -pair[1])
+        return ranked[:n]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy; a seed makes a draw repeatable."""
+
+    temperature: float = 0.7
+    top_p: float = 0.9
+    max_new_tokens: int = 192
+    seed: int | None = None
+    stop: tuple[str, ...] = ()  # texts that end the reply and are not part of it
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise EngineError(f"temperature {self.temperature} is negative")
+        if not 0 < self.top_p <= 1:
+            raise EngineError(f"top_p {self.top_p} is not in (0, 1]")
+        if self.max_new_tokens < 1:
+            raise EngineError(f"max_new_tokens {self.max_new_tokens} is less than 1")
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    messages: tuple[Message, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    n: int = 1
+    constraint: str | None = None  # a grammar, for engines that are capable of it
+    prefill: str = ""  # the reply's first words, given
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of reply `index`. `readings` and `notes` stand on the first chunk only."""
+
+    text: str
+    index: int = 0
+    readings: tuple[Reading, ...] = ()
+    notes: tuple[
+        str, ...
+    ] = ()  # what the engine did that the caller should know, as "the oldest 2 turns were left out"
+
+
+class Scores(NamedTuple):
+    """How likely a reply is. An empty reply has no tokens and still gives readings."""
+
+    logprob: float  # natural log, summed over the reply's tokens and its stop token
+    num_tokens: int
+    readings: tuple[Reading, ...] = ()
+
+
+class Engine(Protocol):
+    def generate(self, request: GenerateRequest) -> Iterator[Chunk]:
+        """Stream `request.n` replies; pieces of different replies may alternate."""
+        ...
+
+    def score(self, messages: Sequence[Message], reply: str) -> Scores:
+        """Log-probability of `reply` (with its stop token) after `messages`."""
+        ...
+
+    def capabilities(self) -> frozenset[Capability]:
+        """What this engine can do beyond plain text."""
+        ...

@@ -1,0 +1,192 @@
+"""The engine that holds the weights: one forward pass gives the first token and what the heads read."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+
+from warmline.data.tokenize import TemplateError, render
+from warmline.engine.engine import Capability, Chunk, EngineError, GenerateRequest, Message, Reading, Sampling, Scores
+from warmline.engine.stop_texts import StopTexts
+from warmline.model.heads import values
+from warmline.model.support_model import SupportModel
+from warmline.objectives import lm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class LocalEngine:
+    """One stage of a loaded model. Engines of several stages may share the model: each switches to its own."""
+
+    def __init__(self, model: SupportModel, tokenizer: "PreTrainedTokenizerBase", stage: str = "base") -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._stage = stage
+        self._context = int(model.causal.config.max_position_embeddings)  # tokens
+        self._stop_ids = _stop_ids(model, tokenizer)
+        model.use(stage)
+
+    def capabilities(self) -> frozenset[Capability]:
+        """`heads` only where the stage has some: the base has none."""
+        return frozenset(("logits", "n", "heads") if self._model.specs.get(self._stage) else ("logits", "n"))
+
+    def generate(self, request: GenerateRequest) -> Iterator[Chunk]:
+        """Stream `request.n` replies from one prefill. The oldest turns are left out if the context is too short."""
+        if request.n < 1:
+            raise EngineError(f"n is {request.n}; expected at least 1 reply")
+        if request.constraint is not None:
+            raise EngineError("this engine cannot follow a grammar yet")
+        prompt, notes = self._prompt(request.messages, request.prefill, request.sampling.max_new_tokens)
+        return self._stream(prompt, request, notes)
+
+    def score(self, messages: Sequence[Message], reply: str) -> Scores:
+        """One pass over prompt and reply. Raises EngineError if they do not fit into the context."""
+        if not reply:
+            prompt, _ = self._prompt(messages, "", 0, cut=False)
+            state = self._forward(torch.tensor([prompt])).last_hidden_state[:, -1]
+            return Scores(0.0, 0, self._read(state))
+        prompt, _ = self._prompt(messages, "", 0, cut=False)
+        answer = self._answer(messages, reply, len(prompt))
+        ids = torch.tensor([[*prompt, *answer]])
+        if ids.shape[1] > self._context:
+            raise EngineError(f"prompt and reply are {ids.shape[1]} tokens, the context is {self._context}")
+        states = self._forward(ids).last_hidden_state[0]
+        with torch.inference_mode():
+            before_answer = states[len(prompt) - 1 : -1].to(self._model.lm_weight_VD.dtype)
+            labels = torch.tensor(answer, device=states.device)
+            total = lm(before_answer @ self._model.lm_weight_VD.T, labels).total
+        return Scores(-float(total), len(answer), self._read(states[len(prompt) - 1 : len(prompt)]))
+
+    @torch.inference_mode()
+    def _forward(self, ids_BT: Tensor, **options: Any) -> Any:
+        self._model.use(self._stage)
+        return self._model.hidden(ids_BT.to(self._model.device), use_cache=bool(options), **options)
+
+    def _stream(self, prompt: list[int], request: GenerateRequest, notes: tuple[str, ...]) -> Iterator[Chunk]:
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self._model.causal.config)
+        state_BD = self._forward(torch.tensor([prompt]), past_key_values=cache).last_hidden_state[:, -1]
+        yield Chunk("", 0, self._read(state_BD), notes)
+        if request.n > 1:
+            cache.batch_repeat_interleave(request.n)
+            state_BD = state_BD.repeat_interleave(request.n, dim=0)
+        generator = torch.Generator(self._model.device)
+        generator.seed() if request.sampling.seed is None else generator.manual_seed(request.sampling.seed)
+        replies = [_Reply(self._tokenizer, request.sampling) for _ in range(request.n)]
+        for position in range(request.sampling.max_new_tokens):
+            ids_B = _draw(self._logits(state_BD), request.sampling, generator)
+            for index, (reply, token) in enumerate(zip(replies, ids_B.tolist(), strict=True)):
+                if piece := reply.push(token, is_stop=token in self._stop_ids):
+                    yield Chunk(piece, index)
+            if all(reply.done for reply in replies) or position + 1 == request.sampling.max_new_tokens:
+                break
+            state_BD = self._forward(ids_B[:, None], past_key_values=cache).last_hidden_state[:, -1]
+        for index, reply in enumerate(replies):
+            if rest := reply.rest():
+                yield Chunk(rest, index)
+
+    @torch.inference_mode()
+    def _logits(self, state_BD: Tensor) -> Tensor:
+        weight_VD = self._model.lm_weight_VD
+        return (state_BD.to(weight_VD.dtype) @ weight_VD.T).float()
+
+    @torch.inference_mode()
+    def _read(self, state_1D: Tensor) -> tuple[Reading, ...]:
+        """What every head of the stage reads at this state."""
+        self._model.use(self._stage)
+        specs = self._model.specs.get(self._stage, {})
+        return tuple(
+            Reading(name, specs[name].labels, tuple(values(specs[name], head(state_1D.float()))[0].tolist()))
+            for name, head in self._model.heads.items()
+        )
+
+    def _prompt(
+        self, messages: Sequence[Message], prefill: str, room: int, *, cut: bool = True
+    ) -> tuple[list[int], tuple[str, ...]]:
+        """The ids that fit into the context with `room` tokens to spare, and a note if turns were left out."""
+        system = [message for message in messages[:1] if message.role == "system"]
+        turns = list(messages[len(system) :])
+        num_left_out = 0
+        while True:
+            text = self._render([*system, *turns], add_generation_prompt=True)
+            ids = self._ids(text + prefill)
+            if len(ids) + room <= self._context:
+                note = f"the oldest {num_left_out} turns were left out: the context is full"
+                return ids, (note,) if num_left_out else ()
+            rest = [at for at, turn in enumerate(turns) if at > 0 and turn.role == "user"]
+            if not rest or not cut:
+                raise EngineError(
+                    f"the last message is too long: {len(ids)} tokens and {room} for the reply, "
+                    f"the context is {self._context}"
+                )
+            num_left_out += rest[0]
+            turns = turns[rest[0] :]
+
+    def _answer(self, messages: Sequence[Message], reply: str, num_prompt: int) -> list[int]:
+        """The reply's tokens and its stop token, as the template writes them."""
+        prompt = self._render(messages, add_generation_prompt=True)
+        whole = self._render([*messages, Message("assistant", reply)], add_generation_prompt=False)
+        if not whole.startswith(prompt + reply):
+            raise EngineError("the chat template changes the prompt or the reply once the reply is known")
+        encoding = self._tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        starts = np.asarray(encoding["offset_mapping"])[:, 0]
+        end = int(np.searchsorted(starts, len(prompt) + len(reply)))
+        return encoding["input_ids"][num_prompt : end + 1]
+
+    def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        as_dicts = [message._asdict() for message in messages]
+        try:
+            return render(self._tokenizer, as_dicts, add_generation_prompt=add_generation_prompt)
+        except TemplateError as error:
+            raise EngineError(str(error)) from None
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
+
+
+class _Reply:
+    """One reply as it grows: tokens to text, up to its end."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", sampling: Sampling) -> None:
+        self._tokenizer: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+        self._decode = DecodeStream(skip_special_tokens=True)
+        self._texts = StopTexts(sampling.stop)
+        self._ended = False
+
+    @property
+    def done(self) -> bool:
+        return self._ended or self._texts.done
+
+    def push(self, token: int, *, is_stop: bool) -> str:
+        """The text that `token` completes; nothing once the reply has ended."""
+        if self.done or is_stop:
+            self._ended = True
+            return ""
+        piece = self._decode.step(self._tokenizer, token)
+        return self._texts.push(piece) if piece else ""
+
+    def rest(self) -> str:
+        return self._texts.rest()
+
+
+def _draw(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """One token a row: the most likely at temperature 0, else from the smallest set that reaches top_p."""
+    if sampling.temperature == 0:
+        return logits_BV.argmax(dim=-1)
+    probabilities, order = (logits_BV / sampling.temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    probabilities[before >= sampling.top_p] = 0
+    drawn = torch.multinomial(probabilities, 1, generator=generator)
+    return order.gather(1, drawn).squeeze(1)
+
+
+def _stop_ids(model: SupportModel, tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    """The tokens that end a reply: the tokenizer's and all that the base names."""
+    configured = model.causal.generation_config.eos_token_id
+    named = [*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id]
+    return frozenset(token for token in named if isinstance(token, int))

@@ -1,0 +1,1 @@
+"""Scores with floors and intervals, and the report that shows them."""

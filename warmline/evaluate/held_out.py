@@ -1,0 +1,231 @@
+"""One pass over held-out conversations: how likely each reply is, and what the heads read before it."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from warmline.data.conversation import Conversation, Turn
+from warmline.engine.engine import Engine, EngineError, Message, Scores
+from warmline.progress import Advance
+from warmline.run_dir import append_row, cut_back, write_text
+
+START = "<start>"  # what stands for the previous strategy before a supporter's first labelled turn
+DIGITS = 6  # of numbers in rows
+
+Key = tuple[str, str]  # source and sample id: conversation ids are unique within a source only
+Progress = Callable[[int, int], AbstractContextManager[Advance]]  # given how many samples, and how many are done
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Gold(_Strict):
+    """The labels at one decision point: of the user turn just before the reply, and the reply's strategy."""
+
+    emotion: tuple[str, ...] = ()
+    situation: str | None = None
+    strategy: str | None = None  # the reply's first
+    previous_strategy: str | None = None  # of the supporter turn before, or START; only where `strategy` is known
+    risk: str | None = None
+    affect: tuple[float, float] | None = None  # valence, arousal
+
+
+class Row(_Strict):
+    """One sample as it stands in `scores/held-out.STAGE.jsonl`."""
+
+    id: str  # conversation id # index of the turn
+    conversation: str
+    source: str
+    status: Literal["scored", "unscored"]
+    reason: str | None = None  # why it is unscored
+    num_chars: int  # of the reply; 0: the conversation ends on a labelled user turn, and only heads are read
+    logprob: float | None = None  # natural log, summed over the reply's tokens and its stop token
+    num_tokens: int | None = None
+    gold: Gold
+    readings: dict[str, dict[str, float]] = {}  # head -> label -> probability (affect: the value itself)
+
+    @property
+    def key(self) -> Key:
+        return self.source, self.id
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A decision point of a conversation: everything before turn `at`, the reply that followed, what is known."""
+
+    id: str
+    conversation: str
+    source: str
+    history: tuple[Turn, ...]
+    reply: str  # empty: the conversation ends here
+    gold: Gold
+
+    @property
+    def key(self) -> Key:
+        return self.source, self.id
+
+
+class Progressed(NamedTuple):
+    """What stands in the file after a pass."""
+
+    num_scored: int
+    num_unscored: int
+
+
+def samples(conversation: Conversation) -> Iterator[Sample]:
+    """Every assistant turn after the first user turn, and a labelled user turn at the very end.
+
+    >>> turns = (Turn("user", "Hi."), Turn("assistant", "Hello.", strategy=("Question",)))
+    >>> [(sample.id, sample.reply) for sample in samples(Conversation("c7", "esconv", turns))]
+    [('c7#1', 'Hello.')]
+    """
+    user: Turn | None = None
+    previous = START
+    for at, turn in enumerate(conversation.turns):
+        if turn.role == "user":
+            user = turn
+            continue
+        if user is not None:
+            yield _sample(conversation, at, _gold(user, turn, previous))
+        if turn.strategy:
+            previous = turn.strategy[0]
+    last = conversation.turns[-1]
+    if last.role == "user" and (last.emotions or last.situation or last.risk or last.affect):
+        yield _sample(conversation, len(conversation.turns), _gold(last, None, previous))
+
+
+def _sample(conversation: Conversation, at: int, gold: Gold) -> Sample:
+    turns = conversation.turns
+    reply = turns[at].text if at < len(turns) else ""
+    return Sample(f"{conversation.id}#{at}", conversation.id, conversation.source, turns[:at], reply, gold)
+
+
+def _gold(user: Turn, assistant: Turn | None, previous: str) -> Gold:
+    strategy = assistant.strategy[0] if assistant and assistant.strategy else None
+    return Gold(
+        emotion=user.emotions,
+        situation=user.situation,
+        strategy=strategy,
+        previous_strategy=previous if strategy else None,
+        risk=user.risk,
+        affect=user.affect,
+    )
+
+
+def score_held_out(
+    engine: Engine,
+    conversations: Sequence[Conversation],
+    file: Path,
+    *,
+    system_prompt: str | None = None,
+    progress: Progress | None = None,
+) -> Progressed:
+    """Score every sample of `conversations` into `file`, one row each as it finishes, in order.
+
+    Rows that already stand in the file are kept, whatever their status, and not scored again; a cut last line and rows
+    of other samples are dropped. What the engine refuses, or answers with a number that is not finite, is written as
+    unscored with the reason. Raises ValueError if two samples share source and id.
+    """
+    wanted = [sample for conversation in conversations for sample in samples(conversation)]
+    order = {sample.key: number for number, sample in enumerate(wanted)}
+    if len(order) != len(wanted):
+        twice = next(sample for number, sample in enumerate(wanted) if order[sample.key] != number)
+        raise ValueError(f"{twice.source}: two samples have the id {twice.id!r}")
+    cut_back(file, lambda row: _key(row) in order)
+    rows = {row.key: row for row in read_rows(file)}
+    todo = [sample for sample in wanted if sample.key not in rows]
+    out_of_order = [*rows, *(sample.key for sample in todo)] != list(order)
+    system = [Message("system", system_prompt)] if system_prompt else []
+    with progress(len(wanted), len(rows)) if progress else nullcontext(_silent) as advance:
+        for sample in todo:
+            row = _score(engine, sample, system)
+            append_row(file, row.model_dump(mode="json"))
+            rows[row.key] = row
+            advance(1, "")
+    if out_of_order:  # a row was lost in the middle and has just been written at the end
+        ordered = sorted(rows.values(), key=lambda row: order[row.key])
+        write_text(file, "".join(json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in ordered))
+    num_unscored = sum(row.status == "unscored" for row in rows.values())
+    return Progressed(len(rows) - num_unscored, num_unscored)
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The rows of a held-out file; a last line that was cut off is not one. Raises ValueError on any other bad line."""
+    if not file.is_file():
+        return []
+    rows = []
+    *lines, rest = file.read_text(encoding="utf-8").split("\n")  # splitlines() would also split inside a string
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(Row.model_validate_json(line))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise ValueError(f"{file}, line {number}: not a held-out row: {problem['msg']}") from None
+    if rest:
+        try:
+            rows.append(Row.model_validate_json(rest))
+        except ValidationError:
+            return rows
+    return rows
+
+
+def _score(engine: Engine, sample: Sample, system: Sequence[Message]) -> Row:
+    messages = [*system, *(Message(turn.role, turn.text) for turn in sample.history)]
+    row = Row(
+        id=sample.id,
+        conversation=sample.conversation,
+        source=sample.source,
+        status="unscored",
+        num_chars=len(sample.reply),
+        gold=sample.gold,
+    )
+    try:
+        scores = engine.score(messages, sample.reply)
+    except EngineError as error:
+        return row.model_copy(update={"reason": str(error)})
+    if problem := _problem(scores, sample):
+        return row.model_copy(update={"reason": problem})
+    readings = {
+        reading.head: {
+            label: round(float(value), DIGITS) for label, value in zip(reading.labels, reading.values, strict=True)
+        }
+        for reading in scores.readings
+    }
+    return row.model_copy(
+        update={
+            "status": "scored",
+            "logprob": round(float(scores.logprob), DIGITS),
+            "num_tokens": scores.num_tokens,
+            "readings": readings,
+        }
+    )
+
+
+def _problem(scores: Scores, sample: Sample) -> str | None:
+    """Why these scores cannot be used."""
+    if not math.isfinite(scores.logprob):
+        return f"the log-probability is {scores.logprob}"
+    if sample.reply and scores.num_tokens < 1:
+        return "the engine counted no token in the reply"
+    for reading in scores.readings:
+        if not all(math.isfinite(value) for value in reading.values):
+            return f"the {reading.head} head read a number that is not finite"
+    return None
+
+
+def _key(row: Mapping[str, Any]) -> Key | None:
+    try:
+        return Row.model_validate_json(json.dumps(row)).key
+    except ValidationError:
+        return None  # cut off inside, or of an older format: it is scored again
+
+
+def _silent(count: int, note: str) -> None:
+    """No progress shown."""

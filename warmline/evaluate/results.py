@@ -1,0 +1,98 @@
+"""What `scores/summary.json` holds: every number with its interval, its floor and a verdict."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError
+
+from warmline.evaluate.stats import Better, Interval, LabelScore, Verdict
+from warmline.run_dir import RunDir
+
+# Named tuples would be written as bare lists; a reader of the file needs the names.
+Estimate = Annotated[Interval, PlainSerializer(lambda interval: interval._asdict())]
+LabelRow = Annotated[LabelScore, PlainSerializer(lambda score: score._asdict())]
+
+SUMMARY = "scores/summary.json"
+
+
+class SummaryError(ValueError):
+    """A summary file cannot be read."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Responses(_Strict):
+    """How likely the held-out replies are. The three numbers are one quantity in three units; lower is better."""
+
+    num_turns: int  # replies that were scored
+    num_conversations: int
+    num_tokens: int
+    unscored: int  # replies that could not be scored; they are in no number
+    loss_per_token: Estimate | None  # nats
+    bits_per_char: Estimate | None  # the stop token's cost is in it, its characters are not
+    perplexity: Estimate | None  # exp(loss_per_token)
+
+
+class AllResponses(_Strict):
+    overall: Responses
+    by_source: dict[str, Responses]
+
+
+class Metric(_Strict):
+    """One number of a head beside its floors. `difference` is the head minus the best floor, paired."""
+
+    value: Estimate
+    better: Better
+    floors: dict[str, Estimate]
+    best_floor: str | None  # of the floors, the best on these same items
+    difference: Estimate | None
+    verdict: Verdict | None  # None: there is no floor
+
+
+class Head(_Strict):
+    n: int  # decision points that are in the numbers
+    num_conversations: int
+    unscored: int  # labelled decision points without a reading
+    excluded_multi_label: int  # of emotion: rows with several labels, another task
+    metrics: dict[str, Metric]  # accuracy and macro_f1; of affect valence_mae and arousal_mae
+    labels: tuple[LabelRow, ...]  # empty for affect
+
+
+class Stage(_Strict):
+    responses: AllResponses
+    heads: dict[str, Head]  # none for a stage that has no heads
+    unscored: int  # rows, those that only read heads included
+    unscored_reasons: dict[str, int]  # the most frequent ones
+
+
+class Comparison(_Strict):
+    """The difference of two stages in loss per token (`stage` minus `reference`) on the replies both scored."""
+
+    stage: str
+    reference: str
+    num_turns: int
+    left_out: int  # replies that only one of the two scored
+    loss_per_token: Estimate | None
+    verdict: Verdict | None
+    by_source: dict[str, Estimate]
+
+
+class Summary(_Strict):
+    split: str
+    bootstrap_samples: int
+    seed: int
+    stages: dict[str, Stage]
+    comparisons: tuple[Comparison, ...]
+
+
+def read_summary(run: RunDir) -> Summary | None:
+    """The run's summary, or None if it has none. Raises SummaryError if the file is broken."""
+    file = run.path / SUMMARY
+    if not file.is_file():
+        return None
+    try:
+        return Summary.model_validate_json(file.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise SummaryError(f"{file}: not a summary ({first}); `warmline eval` makes a new one") from None

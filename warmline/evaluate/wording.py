@@ -1,0 +1,134 @@
+"""How numbers and verdicts read in the report: plain sentences and Markdown tables."""
+
+from collections.abc import Callable, Sequence
+
+from warmline.evaluate.results import Comparison, Head, Metric, Summary
+from warmline.evaluate.stats import MIN_CLUSTERS, Interval, Verdict
+from warmline.run_dir import STAGES
+
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "valence_mae": "valence error",
+    "arousal_mae": "arousal error",
+}
+_VERBS: dict[Verdict, str] = {
+    "beats": "beats its best floor",
+    "below": "does worse than its best floor",
+    "not distinguishable": "is not distinguishable from its best floor",
+}
+
+
+def number(value: float) -> str:
+    """Three decimals, one from 100 on, and no minus before zero.
+
+    >>> number(-0.0001), number(0.12345)
+    ('0.000', '0.123')
+    """
+    text = f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+    return "0.000" if text == "-0.000" else text
+
+
+def signed(value: float) -> str:
+    text = number(value)
+    return text if text.startswith("-") or text == "0.000" else f"+{text}"
+
+
+def estimate(interval: Interval | None) -> str:
+    """An estimate with its interval.
+
+    >>> estimate(Interval(0.5, 0.41, 0.6)), estimate(Interval(0.5, None, None))
+    ('0.500 [0.410, 0.600]', '0.500 (no interval)')
+    """
+    return _spell(interval, number)
+
+
+def difference(interval: Interval | None) -> str:
+    """A difference with its interval, signs shown."""
+    return _spell(interval, signed)
+
+
+def _spell(interval: Interval | None, spell: Callable[[float], str]) -> str:
+    if interval is None:
+        return "not scored"
+    if interval.low is None or interval.high is None:
+        return f"{spell(interval.value)} (no interval)"
+    return f"{spell(interval.value)} [{spell(interval.low)}, {spell(interval.high)}]"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; columns of plain numbers stand to the right.
+
+    >>> print(table(["label", "n"], [["a|b", 3]]))
+    | label | n |
+    |:--|--:|
+    | a\\|b | 3 |
+    """
+    plain = [all(isinstance(row[at], int | float) for row in rows) for at in range(len(header))]
+    rule = "".join("--:|" if right else ":--|" for right in plain)
+    lines = (f"| {' | '.join(map(_cell, line))} |" for line in (header, *rows))
+    return "\n".join([next(lines), f"|{rule}", *lines])
+
+
+def _cell(value: object) -> str:
+    """Text that cannot end a cell or a line early."""
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
+def stage_sentence(comparison: Comparison) -> str:
+    """Which of two stages gives the held-out replies the lower loss, and by how much."""
+    ours, theirs = comparison.stage, comparison.reference
+    gap = comparison.loss_per_token
+    if gap is None:
+        return f"Stages {ours} and {theirs} have no scored reply in common: their losses are not compared."
+    amount = f"{ours} minus {theirs}: {difference(gap)} nats per token over {comparison.num_turns} replies"
+    if comparison.verdict == "beats":
+        return f"Stage **{ours}** has a lower held-out loss than stage {theirs} ({amount})."
+    if comparison.verdict == "below":
+        return f"Stage **{ours}** has a higher held-out loss than stage {theirs} ({amount}): it got worse."
+    return f"The held-out losses of stages {ours} and {theirs} are not distinguishable ({amount})."
+
+
+def head_sentence(name: str, head: Head) -> str:
+    """Whether a head beats its best floor, in each of its metrics."""
+    parts = [_metric_phrase(metric_name, metric) for metric_name, metric in head.metrics.items()]
+    return f"The **{name}** head {'; it '.join(parts)}."
+
+
+def _metric_phrase(name: str, metric: Metric) -> str:
+    label = METRIC_NAMES.get(name, name)
+    if metric.best_floor is None or metric.verdict is None:
+        return f"has no floor to be held against in {label} ({number(metric.value.value)})"
+    floor = metric.floors[metric.best_floor]
+    return (
+        f"{_VERBS[metric.verdict]} in {label} ({number(metric.value.value)} against {number(floor.value)} for "
+        f'"{metric.best_floor}", difference {difference(metric.difference)})'
+    )
+
+
+def headline(summary: Summary) -> list[str]:
+    """The run's results in plain sentences: stages against each other, then the last stage's heads."""
+    sentences = [stage_sentence(comparison) for comparison in summary.comparisons]
+    with_heads = [stage for stage in STAGES if stage in summary.stages and summary.stages[stage].heads]
+    if with_heads:
+        heads = summary.stages[with_heads[-1]].heads
+        sentences += [head_sentence(name, head) for name, head in heads.items()]
+    else:
+        sentences.append("No head was scored.")
+    unscored = {name: stage.unscored for name, stage in summary.stages.items() if stage.unscored}
+    if unscored:
+        counts = ", ".join(f"{count} in stage {name}" for name, count in unscored.items())
+        sentences.append(
+            f"Some samples could not be scored ({counts}). They are in no number, and none counts as zero."
+        )
+    if _too_few(summary):
+        sentences.append(
+            f'Numbers with "no interval" rest on fewer than {MIN_CLUSTERS} conversations: too few to decide anything.'
+        )
+    return sentences
+
+
+def _too_few(summary: Summary) -> bool:
+    parts = [part for stage in summary.stages.values() for part in stage.responses.by_source.values()]
+    heads = [head for stage in summary.stages.values() for head in stage.heads.values()]
+    return any(0 < part.num_conversations < MIN_CLUSTERS for part in (*parts, *heads))

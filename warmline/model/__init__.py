@@ -1,0 +1,1 @@
+"""Base model, adapter, heads, and the checkpoint that holds them together."""

@@ -1,0 +1,199 @@
+"""A run's folder: resolved settings, provenance, metrics, atomic writes, one process at a time."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
+
+from warmline.config import Recipe
+
+STAGES = ("base", "sft", "dpo")
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "warmline")
+
+
+class RunError(ValueError):
+    """A run folder cannot be used as asked."""
+
+
+def home() -> Path:
+    """Where caches live: WARMLINE_HOME, else the platform's user cache folder."""
+    configured = os.environ.get("WARMLINE_HOME")
+    return Path(configured) if configured else user_cache_path("warmline")
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file or folder beside `path`, then put it in `path`'s place in one step.
+
+    A reader sees the old content or the new, never half of it. A full disk leaves the old content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    _remove(draft)
+    try:
+        write(draft)
+        _sync(draft)
+        if path.is_dir():  # a folder cannot be replaced in one step: the old one steps aside first
+            aside = path.with_name(f".{path.name}.old")
+            _remove(aside)
+            path.rename(aside)
+            draft.rename(path)
+            _remove(aside)
+        else:
+            draft.replace(path)
+    finally:
+        _remove(draft)
+
+
+def recover(path: Path) -> None:
+    """Bring back a folder whose replacement was cut between its two renames."""
+    aside = path.with_name(f".{path.name}.old")
+    if aside.exists() and not path.exists():
+        aside.rename(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomic(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _sync(path: Path) -> None:
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+class RunDir:
+    """`runs/NAME/`: paths, and the few files that every stage shares."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def stage(self, name: str) -> Path:
+        return self.path / "stages" / name
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timing(self) -> Path:
+        return self.path / "timing.jsonl"
+
+    def recipe(self) -> Recipe:
+        """The settings that this run was started with."""
+        file = self.path / "recipe.yaml"
+        if not file.is_file():
+            raise RunError(f"{self.path} is not a run folder: it has no recipe.yaml")
+        return Recipe.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+    def claim(self, recipe: Recipe) -> None:
+        """Start the run with `recipe`, or go on with it. Raises RunError if its settings changed."""
+        file = self.path / "recipe.yaml"
+        if file.is_file():
+            changed = list(_differences(self.recipe().model_dump(mode="json"), recipe.model_dump(mode="json")))
+            if changed:
+                lines = "\n".join(f"  {path}: {old!r} -> {new!r}" for path, old, new in changed)
+                raise RunError(
+                    f"{self.path} was started with other settings:\n{lines}\n"
+                    "go on with the old ones, or start another run with --name"
+                )
+            return
+        write_text(file, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process. Raises RunError if another process holds it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            with lock.acquire(timeout=0):
+                yield
+        except Timeout:
+            raise RunError(f"{self.path} is in use by another process; wait for it, or use --name") from None
+
+    def manifest(self) -> dict[str, Any]:
+        file = self.path / "manifest.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def add_to_manifest(self, **parts: object) -> None:
+        """Merge `parts` into manifest.json, top-level key by key."""
+        write_json(self.path / "manifest.json", self.manifest() | parts)
+
+
+def cut_back(file: Path, keep: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Drop the rows of a JSONL file that `keep` does not want, and a last line that was cut off."""
+    if not file.is_file():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if keep(row):
+            kept.append(line)
+    write_text(file, "".join(f"{line}\n" for line in kept))
+
+
+def append_row(file: Path, row: Mapping[str, object]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as handle:
+        handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def provenance() -> dict[str, object]:
+    """What this run was made with: code version, package versions."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {"git": _git_hash(), "versions": versions}
+
+
+def _git_hash() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None  # not a checkout, or no git here
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The dotted paths at which two settings trees differ.
+
+    >>> list(_differences({"a": {"b": 1}}, {"a": {"b": 2}}))
+    [('a.b', 1, 2)]
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys((*old, *new)):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield path, old, new

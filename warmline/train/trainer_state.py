@@ -1,0 +1,126 @@
+"""Resumable states of a stage: weights, optimizer, step and best step, whole or not at all."""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from warmline.model.checkpoint import CheckpointError, check, checksums
+from warmline.run_dir import write_atomic, write_json
+
+FILES = ["weights.safetensors", "optimizer.pt", "progress.json"]
+
+
+class Best(NamedTuple):
+    step: int = 0
+    loss: float | None = None  # validation loss; None: not validated yet
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a stage is. Randomness is a function of the step, so no generator state belongs here."""
+
+    step: int = 0  # optimizer steps done
+    best: Best = Best()  # noqa: RUF009 (immutable)
+    num_skipped: int = 0  # fp16 steps that overflowed
+    skips_in_row: int = 0
+
+    @property
+    def is_best(self) -> bool:
+        return self.best.step == self.step
+
+    def after_step(self, *, skipped: bool) -> "State":
+        in_row = self.skips_in_row + 1 if skipped else 0
+        return replace(self, step=self.step + 1, num_skipped=self.num_skipped + skipped, skips_in_row=in_row)
+
+    def with_validation(self, loss: float | None) -> "State":
+        """Keep the best; where nothing can be validated, the latest."""
+        better = loss is None or self.best.loss is None or loss < self.best.loss
+        return replace(self, best=Best(self.step, loss)) if better else self
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a state holds."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: Any
+
+
+def save(folder: Path, saved: Saved, state: State) -> None:
+    """Write the state of this step; then drop all others but the best."""
+
+    def write(draft: Path) -> None:
+        draft.mkdir()
+        save_file(_weights(saved.model), draft / "weights.safetensors")
+        torch.save(
+            {"optimizer": saved.optimizer.state_dict(), "scaler": saved.scaler.state_dict()}, draft / "optimizer.pt"
+        )
+        write_json(draft / "progress.json", asdict(state) | {"best": state.best._asdict()})
+        write_json(draft / "checksums.json", checksums(draft, FILES))
+
+    write_atomic(_path(folder, state.step), write)
+    for other in _steps(folder):
+        if other not in (state.step, state.best.step):
+            shutil.rmtree(_path(folder, other))
+
+
+def resume(folder: Path, saved: Saved) -> State:
+    """Restore the newest state into `saved`; a fresh State if there is none."""
+    steps = _steps(folder)
+    if not steps:
+        return State()
+    newest = _path(folder, steps[-1])
+    _check(newest)
+    load_weights(folder, steps[-1], saved.model)
+    optimizer = torch.load(newest / "optimizer.pt", weights_only=True, map_location="cpu")
+    saved.optimizer.load_state_dict(optimizer["optimizer"])
+    saved.scaler.load_state_dict(optimizer["scaler"])
+    progress = json.loads((newest / "progress.json").read_text(encoding="utf-8"))
+    return State(**progress | {"best": Best(**progress["best"])})
+
+
+def load_weights(folder: Path, step: int, model: nn.Module) -> None:
+    """The trained weights of a saved step."""
+    path = _path(folder, step)
+    _check(path)
+    weights = load_file(path / "weights.safetensors")
+    parameters = _trainable(model)
+    if weights.keys() != parameters.keys():
+        raise CheckpointError(f"{path} holds other weights than this stage trains")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
+def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().contiguous() for name, parameter in _trainable(model).items()}
+
+
+def _check(path: Path) -> None:
+    file = path / "checksums.json"
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing: the checkpoint is not whole")
+    try:
+        sums = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        raise CheckpointError(f"{file} is truncated or altered") from None
+    check(path, sums)
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
+
+
+def _steps(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
