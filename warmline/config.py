@@ -56,13 +56,14 @@ class BaseSettings(Settings):
     steps: int = Field(default=400, ge=1)
     batch_size: int = Field(default=16, ge=1)  # conversations per optimizer step
     learning_rate: float = Field(default=1e-3, gt=0)
+    dtype: Dtype = "float32"  # of matrix products; weights are float32
 
 
 class SourceSettings(Settings):
     reader: str | None = None  # name of the source function; default: this section's own name
     location: str | None = None  # file, folder or hub id; default: in WARMLINE_DATA, else the hub's
     max_conversations: int | None = Field(default=None, ge=1)  # of the train split, drawn with the run's seed
-    max_eval_conversations: int | None = Field(default=None, ge=1)  # of each other split
+    max_validation_conversations: int | None = Field(default=None, ge=1)  # the first of that split
 
 
 class DataSettings(Settings):

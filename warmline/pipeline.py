@@ -1,22 +1,29 @@
 """The stages of a run in order, each reusing what is already done: corpus, base, SFT, evaluation, report."""
 
+import logging
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from warmline.config import ModelSettings, Recipe
 from warmline.data.prepare import Corpus, encode, load_corpus
 from warmline.engine.local import LocalEngine
+from warmline.evaluate.floors import fit_floors
+from warmline.evaluate.held_out import score_held_out
+from warmline.evaluate.report import write_report
+from warmline.evaluate.summary import held_out_file, summarise
 from warmline.model import checkpoint
-from warmline.model.load import fingerprint, load_base, load_tokenizer, resolve
+from warmline.model.load import ModelError, fingerprint, load_base, load_tokenizer, resolve
 from warmline.model.support_model import SupportModel
-from warmline.run_dir import STAGES, RunDir, provenance
-from warmline.train.base import ensure_base
+from warmline.progress import progress
+from warmline.run_dir import STAGES, RunDir, RunError, provenance
+from warmline.train.base import ensure_base, ensure_tokenizer
 from warmline.train.loop import Files, train
 from warmline.train.sft import sft_stage
 
@@ -42,7 +49,11 @@ def say(text: str) -> None:
 def accelerator() -> "Accelerator":
     """This process's device and its peers, as `accelerate launch` or a plain start set them up."""
     from accelerate import Accelerator
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return Accelerator(cpu=not torch.cuda.is_available())
 
 
@@ -138,6 +149,59 @@ def open_run(run: RunDir) -> Loaded:
     return loaded
 
 
-def engines(loaded: Loaded, stages: list[str]) -> dict[str, LocalEngine]:
-    """One engine for each stage, all over the same weights."""
-    return {stage: LocalEngine(loaded.model, loaded.tokenizer, stage) for stage in stages}
+def evaluate(recipe: Recipe, run: RunDir, corpus: Corpus, loaded: Loaded) -> Path:
+    """Score the finished stages on held-out conversations, summarise, and write the report; returns its file."""
+    held_out = [
+        conversation
+        for conversations in corpus.conversations[recipe.eval.split].values()
+        for conversation in conversations[: recipe.eval.max_conversations]
+    ]
+    for stage in finished_stages(run):
+        score_held_out(
+            LocalEngine(loaded.model, loaded.tokenizer, stage),
+            held_out,
+            held_out_file(run, stage),
+            system_prompt=recipe.model.system_prompt,
+            progress=partial(progress, f"score {stage}"),
+        )
+    train_conversations = [each for conversations in corpus.conversations["train"].values() for each in conversations]
+    summarise(run, fit_floors(train_conversations), recipe.eval, seed=recipe.seed)
+    return write_report(run)
+
+
+class OpenedEngine(NamedTuple):
+    engine: LocalEngine
+    system_prompt: str | None
+    title: str
+
+
+def open_engine(name: str, run: RunDir, stage: str | None) -> OpenedEngine:
+    """What `name` stands for: a stage of the run `run` (its latest unless named), else a model folder or hub id."""
+    if (run.path / "recipe.yaml").is_file():
+        recipe = run.recipe()
+        stages = finished_stages(run)
+        chosen = stages[-1] if stage is None else stage
+        if chosen not in stages:
+            raise RunError(f"{run.path} has no stage {chosen!r} (it has {', '.join(stages)})")
+        loaded = open_run(run)
+        return OpenedEngine(
+            LocalEngine(loaded.model, loaded.tokenizer, chosen),
+            recipe.model.system_prompt,
+            f"{recipe.name}, stage {chosen}",
+        )
+    if stage not in {None, "base"}:
+        raise RunError(f"{name} is not a run: it has no stage {stage!r}")
+    settings = ModelSettings(base=name)
+    try:
+        folder = resolve(name)
+    except ModelError as error:
+        raise ModelError(f"{name!r} is neither a run under ./runs nor a model: {error}") from None
+    loaded = load(settings, folder, accelerator().device)
+    return OpenedEngine(LocalEngine(loaded.model, loaded.tokenizer), None, name)
+
+
+def tokenizer_of(recipe: Recipe, corpus: Corpus) -> "PreTrainedTokenizerBase":
+    """The tokenizer that the recipe trains with; the embedded base's is made without training the base."""
+    if recipe.model.base == "tiny":
+        return ensure_tokenizer(recipe, corpus)
+    return load_tokenizer(resolve(recipe.model.base, recipe.model.revision), recipe.model.chat_template)

@@ -36,11 +36,19 @@ class Batch:
         return replace(self, **moved, targets={name: target.to(device) for name, target in self.targets.items()})
 
 
+CHEAP_PADDING = 32  # tokens of padding a row that cost less than another forward pass
+
+
 def micro_batches(examples: Sequence[Example], budget: int) -> list[list[Example]]:
-    """Groups of similar length whose padded size stays within `budget` tokens; a longer row stands alone."""
+    """Groups of similar length whose padded size stays within `budget` tokens; a longer row stands alone.
+
+    A row joins where at most a fifth of it, or CHEAP_PADDING tokens, would be padding.
+    """
     groups: list[list[Example]] = []
     for example in sorted(examples, key=len, reverse=True):
-        if groups and (len(groups[-1]) + 1) * len(groups[-1][0]) <= budget:
+        longest = len(groups[-1][0]) if groups else 0
+        padding = longest - len(example)
+        if groups and (len(groups[-1]) + 1) * longest <= budget and padding <= max(CHEAP_PADDING, longest // 5):
             groups[-1].append(example)
         else:
             groups.append([example])

@@ -3,6 +3,7 @@
 Rendering is the model's own chat template, checked by prefix difference. The same `render` serves training and use.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -140,26 +141,28 @@ class Encoder:
         starts = [at for at in range(todo[0]) if turns[at].role == "user"] or [todo[0]]
         limits = (self.max_seq_len // 2, self.max_seq_len) if len(todo) > 1 else (self.max_seq_len,)
         for limit in limits:
-            for start in starts:  # the oldest context first
-                example = self._fit(conversation, turns[start : todo[0] + 1], first=todo[0] - start, limit=limit)
-                if example is not None:
-                    return self._grown(conversation, turns, start, todo, example)
+
+            def fits(start: int, limit: int = limit) -> bool:
+                return self._fit(conversation, turns[start : todo[0] + 1], todo[0] - start, limit) is not None
+
+            oldest = bisect_left(starts, True, key=fits)  # a later start is shorter
+            if oldest < len(starts):
+                return self._grown(conversation, turns[starts[oldest] :], [at - starts[oldest] for at in todo])
         return None
 
     def _grown(
-        self, conversation: Conversation, turns: tuple[Turn, ...], start: int, todo: Sequence[int], example: Example
-    ) -> tuple[Example, int]:
-        """`example`, which begins at turn `start` and learns todo[0], with as many further decisions as fit."""
-        num_learned = 1
-        for last in todo[1:]:
-            window = turns[start : last + 1]
-            wider = self._fit(conversation, window, first=todo[0] - start, limit=self.max_seq_len)
-            if wider is None:
-                break
-            example, num_learned = wider, num_learned + 1
-        return example, num_learned
+        self, conversation: Conversation, turns: tuple[Turn, ...], todo: Sequence[int]
+    ) -> tuple[Example, int] | None:
+        """The longest window from turn 0 on that learns todo[0] and what follows it, and how many it learns."""
 
-    def _fit(self, conversation: Conversation, turns: tuple[Turn, ...], *, first: int, limit: int) -> Example | None:
+        def window(last: int) -> Example | None:
+            return self._fit(conversation, turns[: last + 1], todo[0], self.max_seq_len)
+
+        num_learned = bisect_left(todo, True, key=lambda last: window(last) is None)
+        example = window(todo[num_learned - 1])
+        return None if example is None else (example, num_learned)
+
+    def _fit(self, conversation: Conversation, turns: tuple[Turn, ...], first: int, limit: int) -> Example | None:
         example = self.encode(conversation, turns, first=first)
         return example if example is not None and len(example) <= limit else None
 

@@ -129,11 +129,13 @@ def score_held_out(
 ) -> Progressed:
     """Score every sample of `conversations` into `file`, one row each as it finishes, in order.
 
+    Without heads there is nothing to read where no reply follows: those samples are left out.
     Rows that already stand in the file are kept, whatever their status, and not scored again; a cut last line and rows
     of other samples are dropped. What the engine refuses, or answers with a number that is not finite, is written as
     unscored with the reason. Raises ValueError if two samples share source and id.
     """
-    wanted = [sample for conversation in conversations for sample in samples(conversation)]
+    has_heads = "heads" in engine.capabilities()
+    wanted = [each for conversation in conversations for each in samples(conversation) if each.reply or has_heads]
     order = {sample.key: number for number, sample in enumerate(wanted)}
     if len(order) != len(wanted):
         twice = next(sample for number, sample in enumerate(wanted) if order[sample.key] != number)

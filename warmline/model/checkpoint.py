@@ -44,7 +44,9 @@ def save_stage(model: SupportModel, folder: Path, *, fingerprint: Mapping[str, s
     (folder / "stage.json").unlink(missing_ok=True)
     adapter = {
         name: tensor.contiguous()
-        for name, tensor in get_peft_model_state_dict(model.causal, adapter_name=model.stage).items()
+        for name, tensor in get_peft_model_state_dict(
+            model.causal, adapter_name=model.stage, save_embedding_layers=False
+        ).items()
     }
 
     def write_adapter(draft: Path) -> None:

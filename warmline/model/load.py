@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from warmline.config import ModelSettings
 from warmline.run_dir import sha256
@@ -82,7 +83,10 @@ def load_base(folder: Path, settings: ModelSettings, device: torch.device) -> "P
         raise ModelError(f"{folder}: cannot load the model: {str(error).strip().splitlines()[0]}") from None
     _check_head(model, folder)
     model.requires_grad_(False)
-    return (model if settings.quantization == "nf4" else model.to(device)).eval()
+    model.eval()
+    if settings.quantization == "none":
+        nn.Module.to(model, device)
+    return model
 
 
 def _check_head(model: "PreTrainedModel", folder: Path) -> None:

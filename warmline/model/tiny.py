@@ -58,6 +58,7 @@ def build_model(settings: BaseSettings, tokenizer: "PreTrainedTokenizerFast", ma
     """The architecture with random weights: input and output embeddings are one matrix, as in Qwen2.5-0.5B."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
+    pad_id, stop_id = (tokenizer.get_vocab()[token] for token in (PAD, STOP))
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden_size,
@@ -67,7 +68,7 @@ def build_model(settings: BaseSettings, tokenizer: "PreTrainedTokenizerFast", ma
         num_key_value_heads=settings.num_key_value_heads,
         max_position_embeddings=max(2048, max_seq_len),
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
-        eos_token_id=tokenizer.convert_tokens_to_ids(STOP),
+        pad_token_id=pad_id,
+        eos_token_id=stop_id,
     )
     return Qwen2ForCausalLM(config)

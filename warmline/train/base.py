@@ -18,6 +18,7 @@ from warmline.data.labels import IGNORE
 from warmline.data.mixture import step_items
 from warmline.data.prepare import Corpus
 from warmline.data.tokenize import Example, render
+from warmline.model.load import DTYPES
 from warmline.model.tiny import PAD, build_model, train_tokenizer
 from warmline.objectives import Term, lm
 from warmline.run_dir import home, write_atomic, write_json
@@ -71,12 +72,14 @@ def ensure_tokenizer(recipe: Recipe, corpus: Corpus) -> "PreTrainedTokenizerFast
 class _Language(nn.Module):
     """A causal language model in the loop's terms: final hidden states at the supervised positions."""
 
-    def __init__(self, causal: nn.Module) -> None:
+    def __init__(self, causal: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.causal = causal
+        self.dtype = dtype
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.causal(input_ids=batch.input_ids_BT, use_cache=False).logits.flatten(0, 1)[batch.lm_index_N]
+        with torch.autocast(batch.input_ids_BT.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.causal(input_ids=batch.input_ids_BT, use_cache=False).logits.flatten(0, 1)[batch.lm_index_N]
 
 
 def _pretrain(recipe: Recipe, corpus: Corpus, folder: Path, accelerator: "Accelerator") -> None:
@@ -91,9 +94,8 @@ def _pretrain(recipe: Recipe, corpus: Corpus, folder: Path, accelerator: "Accele
         for split in ("train", "validation")
     )
     torch.manual_seed(recipe.seed)
-    model = _Language(build_model(settings, tokenizer, recipe.model.max_seq_len))
-    pad_id = tokenizer.convert_tokens_to_ids(PAD)
-    assert isinstance(pad_id, int)
+    model = _Language(build_model(settings, tokenizer, recipe.model.max_seq_len), DTYPES[settings.dtype])
+    pad_id = tokenizer.get_vocab()[PAD]
     optim = OptimSettings(learning_rate=settings.learning_rate, batch_size=settings.batch_size, weight_decay=0.01)
     stage = _stage(recipe, model.to(accelerator.device), train_rows, held_out, pad_id, optim, accelerator)
     work = folder.with_name(f"{folder.name}.training")  # resumable: an interrupted build goes on
@@ -147,7 +149,7 @@ def _stage(
         validate_every=max(1, recipe.base.steps // 20),
         save_every=max(1, recipe.base.steps // 10),
         seed=recipe.seed,
-        dtype="float32",
+        dtype=recipe.base.dtype,
     )
 
 

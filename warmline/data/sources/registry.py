@@ -87,9 +87,13 @@ def load(
         reasons = Counter(entry.reason for entry in read.rows)
         why = f"{read.num_rows.total()} rows read; rejected: {top_reasons(reasons)}" if reasons else "it is empty"
         raise SourceError(f"data.sources.{name}: no {split} conversation in {location} ({why})")
-    if split != "train":
-        return kept[: settings.max_eval_conversations]
-    return draw(kept, settings.max_conversations, f"{seed} {name}")
+    match split:
+        case "train":
+            return draw(kept, settings.max_conversations, f"{seed} {name}")
+        case "validation":
+            return kept[: settings.max_validation_conversations]
+        case "test":
+            return kept
 
 
 def draw(conversations: list[Conversation], cap: int | None, seed: str) -> list[Conversation]:

@@ -1,0 +1,273 @@
+"""The command line: the composition root. Commands import what they need, so that `--help` loads no torch."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from warmline import __version__
+from warmline.config import Recipe, load_recipe, recipe_names
+from warmline.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from warmline.data.prepare import Corpus
+    from warmline.pipeline import Loaded
+
+app = typer.Typer(
+    help="Turn an open-weights chat model into an empathetic companion, and prove what it did.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at the data of a recipe.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a .yaml or .json file.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting; repeatable.")]
+Name = Annotated[str | None, typer.Option("--name", help="The run's folder under ./runs; default: the recipe's name.")]
+DEMO = (
+    "I didn't get the job. I'd already told my mum I would.",
+    "She was so proud on the phone. Now I have to ring her again.",
+    "Maybe I'll do it after dinner. Thanks for listening.",
+)
+RunOrModel = Annotated[
+    str, typer.Argument(metavar="RUN|MODEL", help="A run (name or folder), a model folder or a hub id.")
+]
+
+
+def main() -> None:
+    """The `warmline` command. Exit codes: 0 done; 1 it ran but was refused or stopped; 2 bad usage or bad input."""
+    from dotenv import load_dotenv
+
+    load_dotenv(Path.cwd() / ".env")  # HF_TOKEN and the like; what is set already wins
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    app()
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Every expected error becomes one message on standard error and an exit code."""
+    try:
+        yield
+    except ValueError as error:
+        from pydantic import ValidationError
+
+        if isinstance(error, ValidationError) or not str(error):
+            raise
+        raise _failure(str(error), code=2) from None
+    except OSError as error:
+        raise _failure(str(error), code=1) from None
+
+
+def _failure(message: str, code: int) -> typer.Exit:
+    typer.echo(f"warmline: {message}", err=True)
+    return typer.Exit(code)
+
+
+def _data_root() -> Path | None:
+    configured = os.environ.get("WARMLINE_DATA")
+    return Path(configured) if configured else None
+
+
+def _run_dir(name: str) -> RunDir:
+    """A run by its folder, or by its name under ./runs."""
+    return RunDir(Path(name) if (Path(name) / "recipe.yaml").is_file() else Path("runs") / name)
+
+
+@app.command()
+def run(recipe: RecipeName = "tiny", overrides: Overrides = None, name: Name = None) -> None:
+    """The whole pipeline: data, SFT, evaluation of every stage, report. Resumes where it stopped.
+
+    Example: warmline run tiny
+    """
+    with _errors():
+        settings = load_recipe(recipe, overrides or ())
+        typer.echo(str(_run(settings, RunDir(Path("runs") / (name or settings.name)))))
+
+
+def _run(settings: Recipe, folder: RunDir) -> Path:
+    report_file = folder.path / "report.md"
+    with folder.lock():
+        folder.claim(settings)
+        if report_file.is_file():  # written last: everything before it is done
+            return report_file
+        from warmline.pipeline import evaluate
+
+        corpus, loaded = _train(settings, folder)
+        return evaluate(settings, folder, corpus, loaded)
+
+
+@app.command()
+def train(recipe: RecipeName, overrides: Overrides = None, name: Name = None) -> None:
+    """Supervised fine-tuning alone; `accelerate launch -m warmline train ...` uses several devices.
+
+    Example: warmline train qwen2.5-3b --set sft.steps=2 --set sft.epochs=null
+    """
+    with _errors():
+        settings = load_recipe(recipe, overrides or ())
+        folder = RunDir(Path("runs") / (name or settings.name))
+        is_main = os.environ.get("RANK", "0") == "0"
+        with folder.lock() if is_main else nullcontext():
+            if is_main:
+                folder.claim(settings)
+            _train(settings, folder)
+        if is_main:
+            typer.echo(str(folder.stage("sft")))
+
+
+@app.command(name="eval")
+def evaluate_run(run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")]) -> None:
+    """Score every finished stage of a run on held-out conversations; what is scored already is kept.
+
+    Example: warmline eval tiny
+    """
+    with _errors():
+        from warmline.data.prepare import load_corpus
+        from warmline.pipeline import evaluate, open_run
+
+        folder = _run_dir(run_name)
+        settings = folder.recipe()
+        with folder.lock():
+            evaluate(settings, folder, load_corpus(settings, _data_root()), open_run(folder))
+        typer.echo(str(folder.path / "scores" / "summary.json"))
+
+
+@app.command()
+def report(run_name: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
+    """Write a run's report.md and plots anew from its scores.
+
+    Example: warmline report tiny
+    """
+    with _errors():
+        from warmline.evaluate.report import write_report
+
+        folder = _run_dir(run_name)
+        folder.recipe()
+        typer.echo(str(write_report(folder)))
+
+
+@app.command()
+def chat(
+    run_or_model: RunOrModel,
+    stage: Annotated[str | None, typer.Option(help="base or sft; default: the run's latest.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Share of probability that is drawn from.")] = 0.9,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one reply.")] = 192,
+    seed: Annotated[int | None, typer.Option(help="Makes the draw repeatable.")] = None,
+    url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server that holds MODEL.")] = None,
+) -> None:
+    """Talk in the terminal. /why shows what the heads read; /help lists the commands.
+
+    Example: warmline chat tiny
+    """
+    with _errors():
+        from warmline.engine.engine import Sampling
+        from warmline.serve.terminal import chat as converse
+        from warmline.serve.terminal import console_lines, console_write
+
+        sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+        if url is not None:
+            from warmline.engine.remote import RemoteEngine
+
+            key = os.environ.get("OPENAI_API_KEY")
+            engine, system_prompt, title = (
+                RemoteEngine(url, run_or_model, api_key=key),
+                None,
+                f"{run_or_model} at {url}",
+            )
+        else:
+            from warmline.pipeline import open_engine
+
+            engine, system_prompt, title = open_engine(run_or_model, _run_dir(run_or_model), stage)
+        converse(
+            engine,
+            system_prompt=system_prompt,
+            sampling=sampling,
+            read_line=console_lines(),
+            write=console_write(),
+            title=title,
+        )
+
+
+@app.command()
+def demo() -> None:
+    """Run `tiny` if it has not run yet, then talk: with you in a terminal, elsewhere three exchanges.
+
+    Example: warmline demo
+    """
+    with _errors():
+        from warmline.engine.engine import Sampling
+        from warmline.serve.terminal import console_write, exchanges
+
+        folder = RunDir(Path("runs") / "tiny")
+        typer.echo(f"report: {_run(load_recipe('tiny'), folder)}")
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            chat("tiny")
+            return
+        from warmline.pipeline import open_engine
+
+        opened = open_engine("tiny", folder, None)
+        sampling = Sampling(max_new_tokens=60, seed=folder.recipe().seed)
+        exchanges(opened.engine, DEMO, system_prompt=opened.system_prompt, sampling=sampling, write=console_write())
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that ship with warmline.
+
+    Example: warmline recipes
+    """
+    for name in recipe_names():
+        typer.echo(f"{name:22} {load_recipe(name).description}")
+
+
+@data_app.command(name="show")
+def data_show(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    count: Annotated[int, typer.Option(min=1, help="Conversations of each source.")] = 2,
+) -> None:
+    """Show conversations as the model learns them: trained tokens, untrained tokens, anchors with their labels.
+
+    Example: warmline data show tiny --count 1
+    """
+    with _errors():
+        from warmline.data.prepare import encode, load_corpus
+        from warmline.pipeline import tokenizer_of
+        from warmline.serve.data_view import show
+
+        settings = load_recipe(recipe, overrides or ())
+        corpus = load_corpus(settings, _data_root())
+        tokenizer = tokenizer_of(settings, corpus)
+        first = {source: rows[:count] for source, rows in corpus.conversations["train"].items()}
+        limits = {"max_seq_len": settings.model.max_seq_len, "system_prompt": settings.model.system_prompt}
+        examples, _ = encode(first, tokenizer, **limits)
+        for example in (each for rows in examples.values() for each in rows):
+            show(tokenizer, example)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _train(settings: Recipe, folder: RunDir) -> "tuple[Corpus, Loaded]":
+    """Corpus and model with the finished SFT stage, trained now or loaded."""
+    from warmline.pipeline import accelerator, prepare, run_sft
+    from warmline.train.loop import Stopped
+
+    here = accelerator()
+    try:
+        corpus, loaded = prepare(settings, folder, _data_root(), here)
+        run_sft(settings, folder, corpus, loaded, here)
+    except Stopped as stopped:
+        raise _failure(str(stopped), code=1) from None
+    here.wait_for_everyone()  # gloo processes that leave early make the others abort
+    here.end_training()
+    return corpus, loaded
