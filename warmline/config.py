@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 HeadKind = Literal["softmax", "sigmoid", "ordinal", "regression"]
+SUFFIXES = (".yaml", ".yml", ".json")  # of recipe files
 
 
 class ConfigError(ValueError):
@@ -174,27 +175,32 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _read_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
-    path, label = _find(name, Path(seen[-1]).parent if seen else None)
+    text, label = _find(name, Path(seen[-1]).parent if seen else None)
     if label in seen:
         raise ConfigError(f"{label}: extends itself ({' -> '.join((*seen, label))})")
     try:
-        tree = yaml.safe_load(path)
+        tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{label}: not valid YAML or JSON: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{label}: expected a mapping of settings, found {type(tree).__name__}")
-    tree.setdefault("name", Path(label).stem)
+    tree.setdefault("name", Path(label).stem if label.endswith(SUFFIXES) else label)  # qwen2.5-7b has no suffix
     parent = tree.pop("extends", None)
+    if not isinstance(parent, str | None):
+        raise ConfigError(f"{label}: extends: expected the name or file of one recipe (found {parent!r})")
     return _merge(_read_tree(parent, (*seen, label)), tree) if parent else tree
 
 
 def _find(name: str, beside: Path | None) -> tuple[str, str]:
     """The text of a recipe and the label that messages use for it."""
-    if name.endswith((".yaml", ".yml", ".json")):
+    if name.endswith(SUFFIXES):
         path = Path(name) if beside is None or Path(name).is_absolute() else beside / name
         if not path.is_file():
             raise ConfigError(f"recipe file {path} does not exist")
-        return path.read_text(encoding="utf-8"), str(path)
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
     shipped = resources.files("warmline") / "recipes" / f"{name}.yaml"
     if not shipped.is_file():
         raise ConfigError(f"no recipe {name!r}{nearest(name, recipe_names())}; `warmline recipes` lists them")

@@ -21,16 +21,21 @@ class Term:
     count: Tensor  # scalar int64: what total is divided by, over the whole step
 
 
+def _wide(values: Tensor) -> Tensor:
+    """In at least float32: sums of 16-bit losses lose what they add."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def lm(logits_NV: Tensor, labels_N: Tensor) -> Term:
     """Next-token cross-entropy; positions labelled IGNORE count for nothing."""
-    total = F.cross_entropy(logits_NV.float(), labels_N, ignore_index=IGNORE, reduction="sum")
+    total = F.cross_entropy(_wide(logits_NV), labels_N, ignore_index=IGNORE, reduction="sum")
     return Term(total, (labels_N != IGNORE).sum())
 
 
 def safety_kl(student_MV: Tensor, teacher_MV: Tensor, tau: float) -> Term:
     """KL(softmax(z_T / tau) || softmax(z_S / tau)) tau^2, summed over positions (Hinton et al. 2015 for tau^2)."""
-    student = F.log_softmax(student_MV.float() / tau, dim=-1)
-    teacher = F.log_softmax(teacher_MV.float() / tau, dim=-1)
+    student = F.log_softmax(_wide(student_MV) / tau, dim=-1)
+    teacher = F.log_softmax(_wide(teacher_MV) / tau, dim=-1)
     total = F.kl_div(student, teacher, reduction="sum", log_target=True) * tau**2
     return Term(total, torch.tensor(len(student_MV), device=student_MV.device))
 
@@ -68,11 +73,10 @@ class _ChunkedLmAndKl(torch.autograd.Function):
         hidden_ND, labels_N, weight_VD, teacher_MD, kl_index_M, tau, chunk = inputs
         lm_grad_ND = torch.zeros_like(hidden_ND)
         kl_grad_ND = torch.zeros_like(hidden_ND) if len(kl_index_M) else None
-        lm_total = hidden_ND.new_zeros((), dtype=torch.float32)
-        kl_total = hidden_ND.new_zeros((), dtype=torch.float32)
+        lm_total, kl_total = _wide(hidden_ND.new_zeros(())), _wide(hidden_ND.new_zeros(()))
         for start in range(0, len(hidden_ND), chunk):
             rows = slice(start, start + chunk)
-            logits = (hidden_ND[rows] @ weight_VD.T).float()
+            logits = _wide(hidden_ND[rows] @ weight_VD.T)
             total, grad = _lm_and_gradient(logits, labels_N[rows])
             lm_total += total
             lm_grad_ND[rows] = grad.to(weight_VD.dtype) @ weight_VD
@@ -81,7 +85,7 @@ class _ChunkedLmAndKl(torch.autograd.Function):
             mine = ((kl_index_M >= start) & (kl_index_M < start + chunk)).nonzero().squeeze(1)
             if len(mine):
                 at = kl_index_M[mine]
-                teacher = (teacher_MD[mine].to(weight_VD.dtype) @ weight_VD.T).float()
+                teacher = _wide(teacher_MD[mine].to(weight_VD.dtype) @ weight_VD.T)
                 total, grad = _kl_and_gradient(logits[at - start], teacher, tau)
                 kl_total += total
                 kl_grad_ND[at] = grad.to(weight_VD.dtype) @ weight_VD
@@ -126,8 +130,9 @@ def classification(logits_AC: Tensor, labels_A: Tensor) -> Term:
 def multi_label(logits_AC: Tensor, targets_AC: Tensor) -> Term:
     """Sigmoid cross-entropy, the mean over labels of each anchor; rows of IGNORE are unlabelled."""
     labelled = (targets_AC != IGNORE).all(dim=1)
-    targets = targets_AC.masked_fill(~labelled[:, None], 0).float()
-    per_anchor = F.binary_cross_entropy_with_logits(logits_AC.float(), targets, reduction="none").mean(dim=1)
+    logits = _wide(logits_AC)
+    targets = targets_AC.masked_fill(~labelled[:, None], 0).to(logits.dtype)
+    per_anchor = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
     return Term((per_anchor * labelled).sum(), labelled.sum())
 
 
@@ -138,16 +143,17 @@ def ordinal(logits_AK: Tensor, levels_A: Tensor) -> Term:
     """Cumulative logits of K = levels - 1 thresholds, P(level > k) (Frank and Hall 2001); misses weigh more."""
     labelled = levels_A != IGNORE
     thresholds = torch.arange(logits_AK.shape[1], device=logits_AK.device)
-    above_AK = (levels_A[:, None] > thresholds).float()
+    logits = _wide(logits_AK)
+    above_AK = (levels_A[:, None] > thresholds).to(logits.dtype)
     weight = above_AK.new_tensor(MISS_WEIGHT)
-    losses = F.binary_cross_entropy_with_logits(logits_AK.float(), above_AK, reduction="none", pos_weight=weight)
+    losses = F.binary_cross_entropy_with_logits(logits, above_AK, reduction="none", pos_weight=weight)
     return Term((losses.sum(dim=1) * labelled).sum(), labelled.sum())
 
 
 def regression(values_AR: Tensor, targets_AR: Tensor) -> Term:
     """Squared error, summed over the targets of an anchor; rows with NaN are unlabelled."""
     labelled = ~targets_AR.isnan().any(dim=1)
-    errors = (values_AR.float() - targets_AR.nan_to_num()) ** 2
+    errors = (_wide(values_AR) - targets_AR.nan_to_num()) ** 2
     return Term((errors.sum(dim=1) * labelled).sum(), labelled.sum())
 
 
@@ -162,4 +168,4 @@ HEAD_OBJECTIVES = {
 def combine(totals: Mapping[str, Tensor], weights: Mapping[str, float], counts: Mapping[str, int]) -> Tensor:
     """Sum of weight * total / count over the terms; `counts` are those of the whole step. A count of 0 adds nothing."""
     parts = [totals[name] * (weights[name] / max(counts[name], 1)) for name in totals]
-    return torch.stack([part.float() for part in parts]).sum()
+    return torch.stack([_wide(part) for part in parts]).sum()

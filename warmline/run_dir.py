@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
+from pydantic import ValidationError
 
 from warmline.config import Recipe
 
@@ -37,6 +38,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     A reader sees the old content or the new, never half of it. A full disk leaves the old content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    recover(path)
     draft = path.with_name(f".{path.name}.draft")
     _remove(draft)
     try:
@@ -110,12 +112,19 @@ class RunDir:
         file = self.path / "recipe.yaml"
         if not file.is_file():
             raise RunError(f"{self.path} is not a run folder: it has no recipe.yaml")
-        return Recipe.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        try:
+            return Recipe.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        except (ValidationError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"{file} was written by another version of warmline, or altered: {reason}") from None
 
     def claim(self, recipe: Recipe) -> None:
-        """Start the run with `recipe`, or go on with it. Raises RunError if its settings changed."""
+        """Start the run with `recipe`, or go on with it. Raises RunError if its settings changed.
+
+        Until there is a manifest, data and base have not been read once: whoever corrects a path starts anew.
+        """
         file = self.path / "recipe.yaml"
-        if file.is_file():
+        if (self.path / "manifest.json").is_file():
             changed = list(_differences(self.recipe().model_dump(mode="json"), recipe.model_dump(mode="json")))
             if changed:
                 lines = "\n".join(f"  {path}: {old!r} -> {new!r}" for path, old, new in changed)

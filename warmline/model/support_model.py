@@ -37,6 +37,7 @@ class SupportModel(nn.Module):
         self.stage_heads = nn.ModuleDict()
         self._decoder: Any = base.base_model  # the layers without lm_head
         self.lm_head: Any = _Unregistered(base.get_output_embeddings())
+        self.train(False)
 
     @property
     def lm_weight_VD(self) -> Tensor:  # noqa: N802
@@ -89,6 +90,7 @@ class SupportModel(nn.Module):
             )
         self.specs[stage] = dict(specs)
         self.stage_heads[stage] = build_heads(specs, self.hidden_size).to(self.device)
+        self.train(False)  # peft's new modules come in training mode
         self.use(stage)
 
     def use(self, stage: str) -> None:
@@ -140,10 +142,16 @@ class SupportModel(nn.Module):
         return states.reshape(-1, states.shape[-1])[batch.kl_teacher_index_M]
 
     def train(self, mode: bool = True) -> "SupportModel":
-        """Only adapters and heads have a training mode: dropout in the base would make its teacher noisy."""
+        """Only adapters and heads have a training mode: dropout in the base would make its teacher noisy.
+
+        bitsandbytes' 4-bit layers always stand in it: in eval mode on CPU they repack their weights for a kernel
+        without a gradient, for good (bitsandbytes 0.50, nn/modules.py).
+        """
         super().train(False)
         for name, module in self.named_modules():
-            if "lora_dropout" in name:
+            if type(module).__name__ == "Linear4bit":
+                module.train(True)
+            elif "lora_dropout" in name:
                 module.train(mode)
         return self
 
