@@ -299,13 +299,12 @@ def test_a_last_line_cut_inside_a_character_goes_too(tmp_path: Path) -> None:
     assert file.read_text(encoding="utf-8") == '{"step": 1}\n'
 
 
-def test_a_last_line_that_is_cut_to_a_number_is_no_row(tmp_path: Path) -> None:
+def test_a_last_row_that_only_lacks_its_line_end_is_kept_and_can_be_appended_to(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
-    append_row(file, {"step": 1})
-    with file.open("a") as handle:
-        handle.write("7")
-    cut_back(file, lambda row: row["step"] <= 3)
-    assert file.read_text(encoding="utf-8") == '{"step": 1}\n'
+    file.write_text('{"step": 1}\n{"step": 2}')
+    cut_back(file, lambda row: True)
+    append_row(file, {"step": 3})
+    assert file.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
 
 
 def test_cutting_back_what_is_not_there_makes_no_file(tmp_path: Path) -> None:

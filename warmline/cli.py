@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from warmline.pipeline import Loaded
 
 app = typer.Typer(
-    help="Turn an open-weights chat model into an empathetic companion, and prove what it did.",
+    help="Turn an open-weights chat model into an empathetic companion, and prove what it did."
+    "\n\nExample: warmline run tiny",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Look at the data of a recipe.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Look at the data of a recipe.\n\nExample: warmline data show tiny --count 1", no_args_is_help=True
+)
 app.add_typer(data_app, name="data")
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a .yaml or .json file.")]

@@ -160,7 +160,8 @@ def cut_back(file: Path, keep: Callable[[Mapping[str, Any]], bool]) -> None:
     if not file.is_file():
         return
     kept = []
-    for line in file.read_text(encoding="utf-8").split("\n"):  # splitlines() would also split inside a string
+    text = file.read_text(encoding="utf-8", errors="replace")  # the cut may lie inside a character
+    for line in text.split("\n"):  # splitlines() would also split inside a string
         try:
             row = json.loads(line)
         except json.JSONDecodeError:

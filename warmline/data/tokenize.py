@@ -190,9 +190,7 @@ class Encoder:
             answer = turns[at].text
             if not text.startswith(prompt + answer):
                 return None
-            begin, end = self._token_span(spans, len(prompt), len(prompt) + len(answer))
-            if end == len(input_ids):
-                raise TemplateError("the chat template puts no stop token after an answer")
+            begin, end = answer_span(spans, len(prompt), len(prompt) + len(answer))
             labels[begin : end + 1] = input_ids[begin : end + 1]  # with the stop token
             anchors.append(_anchor(begin - 1, end + 1 - begin, turns[at - 1], turns[at]))
         return Example(conversation.id, conversation.source, input_ids, labels, tuple(anchors))
@@ -201,15 +199,18 @@ class Encoder:
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
         return system + [{"role": turn.role, "content": turn.text} for turn in turns]
 
-    @staticmethod
-    def _token_span(spans: Ints, begin: int, end: int) -> tuple[int, int]:
-        """The tokens of the characters [begin, end). Raises TemplateError if a token straddles an edge."""
-        first, last = (int(np.searchsorted(spans[:, 0], edge)) for edge in (begin, end))
-        if (first and spans[first - 1, 1] > begin) or spans[last - 1, 1] > end:
-            raise TemplateError(
-                "an answer and what stands around it share a token: the chat template needs a separator"
-            )
-        return first, last
+
+def answer_span(spans: Ints, begin: int, end: int) -> tuple[int, int]:
+    """The tokens of an answer that is the characters [begin, end); the stop token comes next.
+
+    Raises TemplateError if a token straddles an edge, or if there is no stop token.
+    """
+    first, last = (int(np.searchsorted(spans[:, 0], edge)) for edge in (begin, end))
+    if (first and spans[first - 1, 1] > begin) or spans[last - 1, 1] > end:
+        raise TemplateError("an answer and what stands around it share a token: the chat template needs a separator")
+    if last == len(spans):
+        raise TemplateError("the chat template puts no stop token after an answer")
+    return first, last
 
 
 def _anchor(position: int, num_answer_tokens: int, user: Turn, assistant: Turn | None) -> Anchor:

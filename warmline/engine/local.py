@@ -8,7 +8,7 @@ import torch
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
-from warmline.data.tokenize import TemplateError, render
+from warmline.data.tokenize import TemplateError, answer_span, render
 from warmline.engine.engine import Capability, Chunk, EngineError, GenerateRequest, Message, Reading, Sampling, Scores
 from warmline.engine.stop_texts import StopTexts
 from warmline.model.heads import values
@@ -17,6 +17,9 @@ from warmline.objectives import lm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+TINY = torch.finfo(torch.float32).tiny  # a temperature below it would be 0 in float32
 
 
 class LocalEngine:
@@ -45,15 +48,13 @@ class LocalEngine:
 
     def score(self, messages: Sequence[Message], reply: str) -> Scores:
         """One pass over prompt and reply. Raises EngineError if they do not fit into the context."""
-        if not reply:
-            prompt, _ = self._prompt(messages, "", 0, cut=False)
-            state = self._forward(torch.tensor([prompt])).last_hidden_state[:, -1]
-            return Scores(0.0, 0, self._read(state))
-        prompt, _ = self._prompt(messages, "", 0, cut=False)
-        answer = self._answer(messages, reply, len(prompt))
+        prompt = self._ids(self._render(messages, add_generation_prompt=True))
+        answer = self._answer(messages, reply, prompt) if reply else []
         ids = torch.tensor([[*prompt, *answer]])
         if ids.shape[1] > self._context:
             raise EngineError(f"prompt and reply are {ids.shape[1]} tokens, the context is {self._context}")
+        if not reply:
+            return Scores(0.0, 0, self._read(self._forward(ids).last_hidden_state[:, -1]))
         states = self._forward(ids).last_hidden_state[0]
         with torch.inference_mode():
             before_answer = states[len(prompt) - 1 : -1].to(self._model.lm_weight_VD.dtype)
@@ -77,7 +78,8 @@ class LocalEngine:
             state_BD = state_BD.repeat_interleave(request.n, dim=0)
         generator = torch.Generator(self._model.device)
         generator.seed() if request.sampling.seed is None else generator.manual_seed(request.sampling.seed)
-        replies = [_Reply(self._tokenizer, request.sampling) for _ in range(request.n)]
+        given = self._ids(request.prefill) if request.prefill else []
+        replies = [_Reply(self._tokenizer, request.sampling, given) for _ in range(request.n)]
         for position in range(request.sampling.max_new_tokens):
             ids_B = _draw(self._logits(state_BD), request.sampling, generator)
             for index, (reply, token) in enumerate(zip(replies, ids_B.tolist(), strict=True)):
@@ -105,9 +107,7 @@ class LocalEngine:
             for name, head in self._model.heads.items()
         )
 
-    def _prompt(
-        self, messages: Sequence[Message], prefill: str, room: int, *, cut: bool = True
-    ) -> tuple[list[int], tuple[str, ...]]:
+    def _prompt(self, messages: Sequence[Message], prefill: str, room: int) -> tuple[list[int], tuple[str, ...]]:
         """The ids that fit into the context with `room` tokens to spare, and a note if turns were left out."""
         system = [message for message in messages[:1] if message.role == "system"]
         turns = list(messages[len(system) :])
@@ -119,7 +119,7 @@ class LocalEngine:
                 note = f"the oldest {num_left_out} turns were left out: the context is full"
                 return ids, (note,) if num_left_out else ()
             rest = [at for at, turn in enumerate(turns) if at > 0 and turn.role == "user"]
-            if not rest or not cut:
+            if not rest:
                 raise EngineError(
                     f"the last message is too long: {len(ids)} tokens and {room} for the reply, "
                     f"the context is {self._context}"
@@ -127,16 +127,21 @@ class LocalEngine:
             num_left_out += rest[0]
             turns = turns[rest[0] :]
 
-    def _answer(self, messages: Sequence[Message], reply: str, num_prompt: int) -> list[int]:
-        """The reply's tokens and its stop token, as the template writes them."""
+    def _answer(self, messages: Sequence[Message], reply: str, prompt_ids: list[int]) -> list[int]:
+        """The reply's tokens and its stop token, as the template writes them and training learns them."""
         prompt = self._render(messages, add_generation_prompt=True)
         whole = self._render([*messages, Message("assistant", reply)], add_generation_prompt=False)
         if not whole.startswith(prompt + reply):
             raise EngineError("the chat template changes the prompt or the reply once the reply is known")
         encoding = self._tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-        starts = np.asarray(encoding["offset_mapping"])[:, 0]
-        end = int(np.searchsorted(starts, len(prompt) + len(reply)))
-        return encoding["input_ids"][num_prompt : end + 1]
+        try:
+            begin, end = answer_span(np.asarray(encoding["offset_mapping"]), len(prompt), len(prompt) + len(reply))
+        except TemplateError as error:
+            raise EngineError(str(error)) from None
+        ids = encoding["input_ids"]
+        if ids[:begin] != prompt_ids:
+            raise EngineError("the tokenizer reads the prompt otherwise once the reply is known")
+        return ids[begin : end + 1]
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         as_dicts = [message._asdict() for message in messages]
@@ -152,9 +157,10 @@ class LocalEngine:
 class _Reply:
     """One reply as it grows: tokens to text, up to its end."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", sampling: Sampling) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", sampling: Sampling, given: list[int]) -> None:
         self._tokenizer: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
-        self._decode = DecodeStream(skip_special_tokens=True)
+        # Some tokenizers drop the first space of a text: what follows a prefill is not the first.
+        self._decode = DecodeStream(ids=given, skip_special_tokens=True)
         self._texts = StopTexts(sampling.stop)
         self._ended = False
 
@@ -178,7 +184,9 @@ def _draw(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> 
     """One token a row: the most likely at temperature 0, else from the smallest set that reaches top_p."""
     if sampling.temperature == 0:
         return logits_BV.argmax(dim=-1)
-    probabilities, order = (logits_BV / sampling.temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    # The highest logit is taken off first: a tiny temperature would else overflow to infinity minus infinity.
+    scaled_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / max(sampling.temperature, TINY)
+    probabilities, order = scaled_BV.softmax(dim=-1).sort(dim=-1, descending=True)
     before = probabilities.cumsum(dim=-1) - probabilities
     probabilities[before >= sampling.top_p] = 0
     drawn = torch.multinomial(probabilities, 1, generator=generator)

@@ -1,5 +1,6 @@
 """A stage as one artefact: adapter (peft's format), heads, label spaces, and what base it belongs to."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,16 +61,14 @@ def save_stage(model: SupportModel, folder: Path, *, fingerprint: Mapping[str, s
     write_atomic(folder / "adapter", write_adapter)
     write_atomic(folder / "heads.safetensors", lambda draft: save_file(model.heads.state_dict(), draft))
     specs = {name: {"kind": spec.kind, "labels": spec.labels} for name, spec in model.specs[model.stage].items()}
-    write_json(
-        folder / "stage.json",
-        {
-            "stage": model.stage,
-            **about,
-            "fingerprint": dict(fingerprint),
-            "heads": specs,
-            "files": checksums(folder, STAGE_FILES),
-        },
-    )
+    content = {
+        "stage": model.stage,
+        **about,
+        "fingerprint": dict(fingerprint),
+        "heads": specs,
+        "files": checksums(folder, STAGE_FILES),
+    }
+    write_json(folder / "stage.json", content | {"checksum": _digest(content)})
 
 
 def load_stage(model: SupportModel, folder: Path, fingerprint: Mapping[str, str]) -> None:
@@ -88,11 +87,23 @@ def load_stage(model: SupportModel, folder: Path, fingerprint: Mapping[str, str]
 
 
 def read_stage(folder: Path) -> dict[str, Any]:
-    """stage.json. Raises CheckpointError if there is no finished stage in `folder`."""
+    """stage.json without its checksum. Raises CheckpointError if there is no finished stage in `folder`."""
     file = folder / "stage.json"
     if not file.is_file():
         raise CheckpointError(f"{folder} holds no finished stage: it has no stage.json")
+    content = read_json(file)
+    if not isinstance(content, dict) or content.pop("checksum", None) != _digest(content):
+        raise CheckpointError(f"{file} is truncated or altered: its checksum is not the one recorded when it was saved")
+    return content
+
+
+def read_json(file: Path) -> Any:
+    """The value in a file of a checkpoint. Raises CheckpointError if it is not JSON."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not UTF-8
         raise CheckpointError(f"{file} is truncated or altered: {error}") from None
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -65,6 +65,7 @@ def load_tokenizer(folder: Path, chat_template: str | None = None) -> "PreTraine
 
 def load_base(folder: Path, settings: ModelSettings, device: torch.device) -> "PreTrainedModel":
     """The causal language model, frozen, quantised as `settings` say, in eval mode on `device`."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     dtype = DTYPES[settings.dtype]
@@ -79,7 +80,7 @@ def load_base(folder: Path, settings: ModelSettings, device: torch.device) -> "P
         options["device_map"] = {"": device}
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(f"{folder}: cannot load the model: {str(error).strip().splitlines()[0]}") from None
     _check_head(model, folder)
     model.requires_grad_(False)

@@ -84,9 +84,12 @@ class SupportModel(nn.Module):
         self.heads.load_state_dict(dict(heads))
 
     def _register(self, stage: str, specs: Mapping[str, HeadSpec]) -> None:
-        if any("lora_" in name for name, _ in self.lm_head.module.named_parameters()):
+        # peft wraps a layer instead of changing it; embeddings may be the same matrix as lm_head
+        adapted = (module.base_layer for module in self.causal.modules() if hasattr(module, "base_layer"))
+        if any(getattr(layer, "weight", None) is self.lm_weight_VD for layer in adapted):
             raise ModelError(
-                "model.lora.targets: an adapter on lm_head does not go with the chunked loss; leave it out"
+                "model.lora.targets: an adapter on lm_head, or on embeddings that share its weights, "
+                "does not go with the chunked loss; leave it out"
             )
         self.specs[stage] = dict(specs)
         self.stage_heads[stage] = build_heads(specs, self.hidden_size).to(self.device)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from warmline.model.checkpoint import CheckpointError, check, checksums
+from warmline.model.checkpoint import CheckpointError, check, checksums, read_json
 from warmline.run_dir import write_atomic, write_json
 
 FILES = ["weights.safetensors", "optimizer.pt", "progress.json"]
@@ -111,10 +111,9 @@ def _check(path: Path) -> None:
     file = path / "checksums.json"
     if not file.is_file():
         raise CheckpointError(f"{file} is missing: the checkpoint is not whole")
-    try:
-        sums = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        raise CheckpointError(f"{file} is truncated or altered") from None
+    sums = read_json(file)
+    if not isinstance(sums, dict) or sums.keys() != set(FILES):
+        raise CheckpointError(f"{file} is truncated or altered: it does not name the files of the state")
     check(path, sums)
 
 

@@ -1,0 +1,324 @@
+"""Conversations to examples: what is learned, where heads read, what the model reads in use, and every fallback."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
+
+from warmline.data.conversation import Affect, Conversation, Turn
+from warmline.data.labels import IGNORE
+from warmline.data.tokenize import Anchor, Encoder, Example, TemplateError, render, trained_text
+from warmline.model.load import load_tokenizer
+from warmline.model.tiny import CHATML
+
+ROLE = "'<|im_start|>' + message['role'] + '\n'"
+STOP = "'<|im_end|>\n'"
+PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+NO_STOP = f"{{% for message in messages %}}{{{{ {ROLE} + message['content'] }}}}{{% endfor %}}{PROMPT}"
+SHARED_TOKEN = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+REFUSES_OPENING = (
+    "{% set turns = messages | rejectattr('role', 'equalto', 'system') | list %}"
+    "{% if turns[0]['role'] != 'user' %}{{ raise_exception('the user speaks first') }}{% endif %}" + CHATML
+)
+STRIPS_EARLIER_ANSWERS = (
+    "{% for message in messages %}"
+    f"{{{{ {ROLE} + (message['content'] if message['role'] != 'assistant' or loop.last else '...') + {STOP} }}}}"
+    "{% endfor %}" + PROMPT
+)
+COUNTS_USER_TURNS_DOWN = (
+    "{% set left = namespace(n=messages | selectattr('role', 'equalto', 'user') | list | length) %}"
+    "{% for message in messages %}"
+    f"{{{{ {ROLE} + (left.n | string + ': ' if message['role'] == 'user' else '') + message['content'] + {STOP} }}}}"
+    "{% if message['role'] == 'user' %}{% set left.n = left.n - 1 %}{% endif %}{% endfor %}" + PROMPT
+)
+COUNTS_MESSAGES_FIRST = "{{ messages | length | string + '\n' }}" + CHATML
+TRIMS = CHATML.replace("message['content']", "message['content'] | trim")
+PHI3 = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ '<|endoftext|>' }}{% endif %}"
+)
+
+JOB = Turn("user", "I lost my job today .", emotions=("sadness",), situation="sad", risk="elevated")
+WHAT = Turn("assistant", "What happened then ?", strategy=("Question", "Others"))
+HURTS = Turn("user", "It hurts , and I feel so alone", emotions=("fear", "sadness"), affect=Affect(-1.0, 0.5))
+HERE = Turn("assistant", "I feel so alone here", strategy=("Self-disclosure",))
+THANKS = Turn("user", "Thank you", risk="none")
+OPENING = Turn("assistant", "Thank you for listening to me", strategy=("Others",))
+
+MakeEncoder = Callable[..., Encoder]
+
+
+@pytest.fixture(scope="session")
+def make(toy_base: Path) -> MakeEncoder:
+    """Encoders over the toy tokenizer, with any template."""
+
+    def encoder(template: str | None = None, max_seq_len: int = 1000, system_prompt: str | None = "Listen.") -> Encoder:
+        return Encoder(load_tokenizer(toy_base, template), max_seq_len, system_prompt, Counter())
+
+    return encoder
+
+
+@pytest.fixture(scope="session")
+def phi3() -> PreTrainedTokenizerFast:
+    """Phi-3's way to cut text: a mark before every text, spaces as marks, bytes for rare letters, and control tokens
+    that swallow the line break behind them."""
+    control = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+    letters = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?'\n"
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters, "lo", "st", "▁a"]
+    merges = [("l", "o"), ("s", "t"), ("▁", "a")]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    marks = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    tokenizer.normalizer = normalizers.Sequence(marks)  # type: ignore[assignment]
+    spaces = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(spaces)  # type: ignore[assignment]
+    tokenizer.add_special_tokens([AddedToken(token, rstrip=True, special=True) for token in control])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    )
+    fast.chat_template = PHI3
+    return fast
+
+
+def talk(*turns: Turn) -> Conversation:
+    return Conversation("some-id", "some-source", turns)
+
+
+def ids_in_use(encoder: Encoder, turns: Sequence[Turn]) -> list[int]:
+    """What an engine feeds the model when it is to answer `turns`."""
+    text = render(encoder.tokenizer, encoder.messages(turns), add_generation_prompt=True)
+    ids: Any = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def assert_learns(encoder: Encoder, example: Example, turns: Sequence[Turn], stop: str = "<|im_end|>") -> None:
+    """Labels are the answers to user turns and nothing else; anchors stand where an engine reads; for one example."""
+    answers = [at for at, turn in enumerate(turns) if turn.role == "assistant" and at > 0]
+    decisions = answers + ([len(turns) - 1] if turns[-1].role == "user" else [])
+    assert trained_text(encoder.tokenizer, example) == [turns[at].text + stop for at in answers]
+    learned = example.labels != IGNORE
+    assert np.array_equal(example.labels[learned], example.input_ids[learned])
+    assert learned.sum() == sum(anchor.num_answer_tokens for anchor in example.anchors)
+    assert len(example.anchors) == len(decisions)
+    for anchor, at in zip(example.anchors, decisions, strict=True):
+        prompt = turns[:at] if turns[at].role == "assistant" else turns
+        assert example.input_ids[: anchor.position + 1].tolist() == ids_in_use(encoder, prompt)
+        span = learned[anchor.position + 1 : anchor.position + 1 + anchor.num_answer_tokens]
+        assert span.all()
+
+
+@pytest.mark.parametrize("system_prompt", ["Listen.", None])
+@pytest.mark.parametrize(
+    "turns",
+    [
+        pytest.param((JOB, WHAT), id="one pair"),
+        pytest.param((JOB, WHAT, HURTS, HERE), id="two pairs"),
+        pytest.param((OPENING, JOB, WHAT, HURTS, HERE), id="supporter opens"),
+        pytest.param((JOB, WHAT, HURTS, HERE, THANKS), id="labelled last user turn"),
+        pytest.param((JOB,), id="single labelled message"),
+    ],
+)
+def test_answers_and_stop_tokens_are_learned_and_anchors_stand_at_the_end_of_each_prompt(
+    make: MakeEncoder, turns: tuple[Turn, ...], system_prompt: str | None
+) -> None:
+    encoder = make(system_prompt=system_prompt)
+    [example] = encoder.examples(talk(*turns))
+    assert (example.id, example.source, encoder.counts) == ("some-id", "some-source", Counter())
+    assert_learns(encoder, example, turns)
+
+
+def test_anchors_carry_the_labels_of_the_user_turn_and_the_first_strategy_of_its_answer(make: MakeEncoder) -> None:
+    [example] = make().examples(talk(OPENING, JOB, WHAT, HURTS, HERE, THANKS))
+    assert [replace(anchor, position=0, num_answer_tokens=0) for anchor in example.anchors] == [
+        Anchor(0, 0, ("sadness",), "sad", "Question", "elevated", None),
+        Anchor(0, 0, ("fear", "sadness"), None, "Self-disclosure", None, Affect(-1.0, 0.5)),
+        Anchor(0, 0, (), None, None, "none", None),
+    ]
+    assert [anchor.num_answer_tokens > 0 for anchor in example.anchors] == [True, True, False]
+
+
+def test_a_supporter_opening_is_read_and_not_learned(make: MakeEncoder) -> None:
+    encoder = make()
+    [example] = encoder.examples(talk(OPENING, JOB, WHAT))
+    assert OPENING.text in encoder.tokenizer.decode(example.input_ids)
+    assert trained_text(encoder.tokenizer, example) == [WHAT.text + "<|im_end|>"]
+
+
+def test_an_opening_that_the_template_refuses_is_dropped_and_counted(make: MakeEncoder) -> None:
+    encoder = make(REFUSES_OPENING)
+    [example] = encoder.examples(talk(OPENING, JOB, WHAT, HURTS, HERE))
+    assert_learns(encoder, example, (JOB, WHAT, HURTS, HERE))
+    assert encoder.counts == {"assistant opening dropped: the template refuses it": 1}
+
+
+def test_what_a_template_refuses_for_another_reason_is_an_error_with_its_words(make: MakeEncoder) -> None:
+    encoder = make("{{ raise_exception('no system message, please') }}")
+    for turns in ((JOB, WHAT), (OPENING, JOB, WHAT)):
+        with pytest.raises(TemplateError, match="no system message, please"):
+            encoder.examples(talk(*turns))
+
+
+def test_an_unlabelled_last_user_turn_is_dropped(make: MakeEncoder) -> None:
+    encoder = make()
+    [example] = encoder.examples(talk(JOB, WHAT, Turn("user", "Thank you")))
+    [without] = encoder.examples(talk(JOB, WHAT))
+    assert example.input_ids.tolist() == without.input_ids.tolist()
+    assert example.anchors == without.anchors
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"emotions": ("joy",)}, {"situation": "sad"}, {"risk": "none"}, {"affect": Affect(0.0, 0.0)}],
+    ids=lambda labels: next(iter(labels)),
+)
+def test_any_label_keeps_a_last_user_turn_as_an_anchor_without_an_answer(
+    make: MakeEncoder, labels: dict[str, Any]
+) -> None:
+    [example] = make().examples(talk(JOB, WHAT, Turn("user", "Thank you", **labels)))
+    last = example.anchors[-1]
+    assert (last.position, last.num_answer_tokens) == (len(example) - 1, 0)
+    assert {name: getattr(last, name) for name in labels} == labels
+
+
+@pytest.mark.parametrize("turns", [(Turn("user", "Hi"),), (OPENING,), (OPENING, Turn("user", "Hi"))])
+def test_a_conversation_without_anything_to_learn_gives_nothing_and_is_counted(
+    make: MakeEncoder, turns: tuple[Turn, ...]
+) -> None:
+    encoder = make()
+    assert encoder.examples(talk(*turns)) == []
+    assert encoder.counts == {"nothing to learn": 1}
+
+
+@pytest.mark.parametrize("template", [STRIPS_EARLIER_ANSWERS, COUNTS_USER_TURNS_DOWN], ids=["strips", "counts down"])
+def test_a_template_that_rewrites_earlier_turns_gives_one_example_per_turn(make: MakeEncoder, template: str) -> None:
+    encoder = make(template)
+    turns = (OPENING, JOB, WHAT, HURTS, HERE, THANKS)
+    examples = encoder.examples(talk(*turns))
+    assert encoder.counts == {"template rewrites earlier turns: one example per turn": 1}
+    assert [len(example.anchors) for example in examples] == [1, 1, 1]
+    for example, at, prompt in zip(examples, (2, 4, 5), (turns[:2], turns[:4], turns), strict=True):
+        [anchor] = example.anchors
+        assert example.input_ids[: anchor.position + 1].tolist() == ids_in_use(encoder, prompt)
+        expected = [turns[at].text + "<|im_end|>"] if turns[at].role == "assistant" else []
+        assert trained_text(encoder.tokenizer, example) == expected
+
+
+def test_a_template_that_rewrites_nothing_in_this_conversation_takes_one_pass(make: MakeEncoder) -> None:
+    encoder = make(STRIPS_EARLIER_ANSWERS)
+    [example] = encoder.examples(talk(JOB, WHAT))
+    assert_learns(encoder, example, (JOB, WHAT))
+    assert encoder.counts == {}
+
+
+def test_per_turn_examples_hold_what_one_pass_holds(make: MakeEncoder) -> None:
+    encoder, turns = make(), (OPENING, JOB, WHAT, HURTS, HERE, THANKS)
+    [whole] = encoder.examples(talk(*turns))
+    each = encoder.per_turn(talk(*turns))
+    assert [example.anchors[0] for example in each] == list(whole.anchors)
+    for example in each:
+        end = example.anchors[0].position + 1 + example.anchors[0].num_answer_tokens
+        assert np.array_equal(example.input_ids[:end], whole.input_ids[:end])
+    learned = np.stack([np.pad(row.labels, (0, len(whole) - len(row)), constant_values=IGNORE) for row in each])
+    assert np.array_equal(learned.max(axis=0), whole.labels)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        pytest.param(COUNTS_MESSAGES_FIRST, "changes a prompt once its answer is known", id="changes the prompt"),
+        pytest.param(NO_STOP, "no stop token", id="no stop token"),
+        pytest.param(SHARED_TOKEN, "share a token", id="no separator"),
+    ],
+)
+def test_a_template_that_cannot_be_learned_from_is_refused(make: MakeEncoder, template: str, message: str) -> None:
+    with pytest.raises(TemplateError, match=message):
+        make(template).examples(talk(JOB, WHAT, HURTS, HERE))
+
+
+def test_a_tokenizer_without_a_template_says_where_to_state_one(make: MakeEncoder) -> None:
+    encoder = make()
+    encoder.tokenizer.chat_template = None
+    with pytest.raises(TemplateError, match=r"no chat template: state one in model\.chat_template"):
+        encoder.examples(talk(JOB, WHAT))
+
+
+@pytest.mark.parametrize("turns", [(JOB, WHAT, HURTS, HERE), (OPENING, JOB, WHAT, HURTS), (JOB,)])
+def test_a_template_that_ends_the_text_after_the_last_turn(
+    phi3: PreTrainedTokenizerFast, turns: tuple[Turn, ...]
+) -> None:
+    encoder = Encoder(phi3, 1000, "Listen.", Counter())
+    [example] = encoder.examples(talk(*turns))
+    assert_learns(encoder, example, turns, stop="<|end|>")
+    ends_the_text = example.input_ids[-1] == phi3.eos_token_id
+    assert ends_the_text == (turns[-1].role == "assistant")
+    assert not ends_the_text or example.labels[-1] == IGNORE
+
+
+def test_phi3_tokens_of_bytes_and_marks_stay_on_their_side(phi3: PreTrainedTokenizerFast) -> None:
+    turns = (
+        Turn("user", "🫂 né\u0301 ?"),
+        Turn("assistant", "🫂"),
+        Turn("user", "a lost"),
+        Turn("assistant", "a 雨 a🫂"),
+    )
+    encoder = Encoder(phi3, 1000, None, Counter())
+    [example] = encoder.examples(talk(*turns))
+    assert_learns(encoder, example, turns, stop="<|end|>")
+
+
+def test_labels_and_metadata_never_become_input(make: MakeEncoder) -> None:
+    opening = Turn("assistant", "Hello", strategy=("CANARY-0",))
+    user = Turn("user", "It hurts", emotions=("CANARY-1", "CANARY-2"), situation="CANARY-3", risk="CANARY-4")
+    answer = Turn("assistant", "Thank you", strategy=("CANARY-5", "CANARY-6"))
+    conversation = Conversation("CANARY-7", "CANARY-8", (opening, user, answer, user))
+    for template in (None, STRIPS_EARLIER_ANSWERS):
+        encoder = make(template)
+        examples = [*encoder.examples(conversation), *encoder.per_turn(conversation)]
+        assert {anchor.situation for example in examples for anchor in example.anchors} == {"CANARY-3"}
+        for example in examples:
+            text = encoder.tokenizer.decode(example.input_ids)
+            assert "It hurts" in text
+            assert "CANARY" not in text
+            assert not re.search(r"\d", text)
+
+
+SPOKEN = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).map(lambda t: " ".join(t.split()))
+
+
+@settings(max_examples=150, deadline=None)
+@given(texts=st.lists(SPOKEN.filter(lambda text: bool(text.strip())), min_size=2, max_size=5))
+def test_any_text_is_learned_as_it_is(make: MakeEncoder, texts: list[str]) -> None:
+    encoder = make(system_prompt=None)
+    roles = ("user", "assistant")
+    turns = tuple(
+        Turn(roles[at % 2], unicodedata.normalize("NFC", text), risk=None if at % 2 else "none")
+        for at, text in enumerate(texts)
+    )
+    [example] = encoder.examples(talk(*turns))
+    assert_learns(encoder, example, turns)
+
+
+@pytest.mark.parametrize(
+    "answer", ["🫂", "👩‍👩‍👧 né 雨が降る", "don't — «là»", "...", "12 345", "I  feel", "ﬁ ½ Å", "שלום", "a\u0301"]
+)
+def test_answers_beyond_ascii(make: MakeEncoder, answer: str) -> None:
+    turns = (
+        Turn("user", "🌧️ " + answer),
+        Turn("assistant", answer),
+        Turn("user", "…"),
+        Turn("assistant", "🫂" + answer),
+    )
+    encoder = make()
+    [example] = encoder.examples(talk(*turns))
+    composed = tuple(replace(turn, text=unicodedata.normalize("NFC", turn.text)) for turn in turns)
+    assert_learns(encoder, example, composed)
