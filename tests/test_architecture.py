@@ -51,7 +51,7 @@ def part_of(module: str) -> str:
     >>> part_of("warmline.data.sources.hub")
     'data'
     """
-    return (module.split(".") + ["warmline"])[1] if "." in module else "warmline"
+    return module.split(".")[1] if "." in module else module
 
 
 def is_heavy(module: str) -> bool:

@@ -12,9 +12,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 import warmline
-from tests.conftest import ToyRecipe
 from warmline.config import ConfigError, HeadsSettings, LoraSettings, Recipe, load_recipe, recipe_names
 from warmline.data.labels import LABEL_SETS
+
+from .conftest import ToyRecipe
 
 NUM_KNOBS = 66  # a new knob needs a reason; then change this number
 

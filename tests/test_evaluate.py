@@ -49,11 +49,14 @@ LONG = talk(
 ROW = talk("g1", user("What a day!", "joy", "surprise"), source="goemotions")
 
 
+ONE_HEAD = (Reading("emotion", ("joy", "sadness"), (0.25, 0.75)),)
+
+
 class Watched(ScriptedEngine):
     """Remembers what it was asked to score, and refuses or miscounts where told."""
 
     def __init__(
-        self, *, refuse: str = "", infinite: str = "", readings: Sequence[Reading] = (), seed: int = 0
+        self, *, refuse: str = "", infinite: str = "", readings: Sequence[Reading] = ONE_HEAD, seed: int = 0
     ) -> None:
         super().__init__(seed=seed, readings=readings)
         self.asked: list[tuple[list[Message], str]] = []
@@ -127,6 +130,12 @@ def test_a_pass_goes_on_where_it_stopped(tmp_path: Path, cut: int):
     assert len(engine.asked) == num_left
     assert advanced == [(4, 4 - num_left), *[(1, "")] * num_left]
     assert file.read_text() == whole.read_text()
+
+
+def test_without_heads_there_is_nothing_to_score_where_no_reply_follows(tmp_path: Path):
+    engine = Watched(readings=())
+    assert score_held_out(engine, [LONG, ROW], tmp_path / "held.jsonl") == (3, 0)
+    assert all(reply for _, reply in engine.asked)
 
 
 def test_a_lost_row_is_scored_again_into_its_place_and_strange_rows_go(tmp_path: Path):

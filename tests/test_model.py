@@ -1,6 +1,7 @@
 """The model: loading a base, adapters and heads on it, and that the adapter off is the base, bit for bit."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,6 @@ from warmline.data.batches import collate
 from warmline.data.labels import AFFECTS, IGNORE, RISKS, HeadSpec
 from warmline.data.tokenize import Anchor, Example, render
 from warmline.model import checkpoint
-from warmline.model.heads import values
 from warmline.model.load import ModelError, architecture, load_base, load_tokenizer, resolve
 from warmline.model.support_model import SupportModel, trainable_groups
 
@@ -139,9 +139,9 @@ def test_a_truncated_base_is_an_error_in_one_line(toy_base: Path, tmp_path: Path
     shutil.copytree(toy_base, folder)
     whole = (folder / file).read_bytes()
     (folder / file).write_bytes(whole[: len(whole) // 2])
+    read = load_tokenizer if file == "tokenizer.json" else load
     with pytest.raises(ModelError, match=str(folder)) as caught:
-        load_tokenizer(folder)
-        load(folder)
+        read(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -212,7 +212,7 @@ def test_all_linear_finds_the_layers_of_every_architecture(name: str, tmp_path: 
     ("build", "named"),
     [
         (
-            lambda: small(transformers.Gemma2Config, head_dim=16, final_logit_softcapping=30.0),
+            lambda: small(transformers.Gemma3TextConfig, head_dim=16, final_logit_softcapping=30.0),
             "final_logit_softcapping",
         ),
         (lambda: small(transformers.CohereConfig, logit_scale=0.06), "logit_scale"),
@@ -318,13 +318,14 @@ def test_the_base_stays_in_eval_mode_while_the_adapter_trains(toy_base: Path, qu
     model = with_stage(toy_base, quantization, dtype, LoraSettings(r=4, alpha=8, dropout=0.5))
 
     def in_training() -> set[str]:
-        modules = {name: module for name, module in model.named_modules() if type(module).__name__ != "Linear4bit"}
-        return {name.split(".")[-2] for name, module in modules.items() if module.training and "." in name}
+        """What is in training mode, but for bitsandbytes' layers, to which it means no more than a choice of kernel."""
+        ours = [each for each in model.named_modules() if not type(each[1]).__module__.startswith("bitsandbytes.")]
+        return {re.sub(r".*lora_dropout.*", "lora_dropout", name) for name, module in ours if module.training}
 
     assert in_training() == set()
     evaluated = logits(model)
     model.train()
-    assert in_training() <= {"lora_dropout", "up_proj", "q_proj"} | SEPARATE
+    assert in_training() == {"lora_dropout"}
     assert not torch.equal(logits(model), logits(model)), "the adapter's dropout is on"
     with model.adapter_off():
         assert torch.equal(logits(model), logits(load(toy_base, quantization, dtype)))
@@ -356,42 +357,3 @@ def test_new_heads_have_no_opinion(toy_base: Path) -> None:
     model = load(toy_base)
     model.add_stage("sft", LORA, SPECS, "toy")
     assert all(not found.any() for found in head_logits(model).values())
-
-
-WILD = torch.tensor([[3.0, -2.0, 5.0], [-1.0, 4.0, -6.0], [60.0, 60.0, 60.0], [-60.0, 90.0, -90.0], [0.0, 0.0, 0.0]])
-
-
-@pytest.mark.parametrize("kind", ["softmax", "ordinal"])
-def test_probabilities_sum_to_one(kind: str) -> None:
-    spec = HeadSpec("ordinal", RISKS) if kind == "ordinal" else HeadSpec("softmax", RISKS[:3])
-    probabilities = values(spec, WILD)
-    assert probabilities.shape == (5, len(spec.labels))
-    assert (probabilities >= 0).all()
-    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(5))
-
-
-def test_ordinal_values_are_differences_of_falling_thresholds() -> None:
-    spec = HeadSpec("ordinal", RISKS)
-    above = torch.tensor([[0.9, 0.6, 0.2]])
-    torch.testing.assert_close(values(spec, above.logit()), torch.tensor([[0.1, 0.3, 0.4, 0.2]]))
-    # P(level > 2) cannot be more than P(level > 1): what contradicts it is held down
-    contrary = torch.tensor([[0.9, 0.2, 0.6]])
-    torch.testing.assert_close(values(spec, contrary.logit()), torch.tensor([[0.1, 0.7, 0.0, 0.2]]))
-
-
-def test_a_higher_ordinal_output_never_lowers_the_risk() -> None:
-    spec = HeadSpec("ordinal", RISKS)
-    torch.manual_seed(0)
-    outputs = torch.randn(200, 3) * 3
-    at_least = values(spec, outputs).flip(1).cumsum(1)  # P(level >= k), k falling
-    raised = values(spec, outputs + torch.rand(200, 3)).flip(1).cumsum(1)
-    assert (raised >= at_least - 1e-6).all()
-    assert (raised[:, :3] > at_least[:, :3]).any(dim=0).all()
-
-
-def test_sigmoid_and_regression_values_stand_alone() -> None:
-    sigmoid = HeadSpec("sigmoid", RISKS[:3])
-    torch.testing.assert_close(values(sigmoid, WILD), torch.sigmoid(WILD))
-    affect = HeadSpec("regression", AFFECTS)
-    found = values(affect, torch.tensor([[0.25, -3.0], [1.5, -0.5]]))
-    assert found.tolist() == [[0.25, -1.0], [1.0, -0.5]]

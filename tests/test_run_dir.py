@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 import warmline
-from tests.conftest import ToyRecipe
 from warmline.config import Recipe, load_recipe
 from warmline.run_dir import (
     PACKAGES,
@@ -28,6 +27,8 @@ from warmline.run_dir import (
     write_text,
 )
 
+from .conftest import ToyRecipe
+
 HOLD = """
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ CUT_BETWEEN_RENAMES = """
 import os, sys
 from pathlib import Path
 from warmline.run_dir import write_atomic
+
 
 def cut(frame, event, function):
     # The rename of the draft is the second one: a process that is killed there has done the first.

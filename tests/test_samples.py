@@ -4,7 +4,6 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -26,14 +25,10 @@ FORBIDDEN = {
 }
 
 
-def read(split: Split, rejections: Rejections) -> list[Conversation]:
-    return list(bundled(None, split, rejections))
-
-
 @pytest.fixture(scope="module")
 def by_split() -> dict[Split, list[Conversation]]:
     rejections = Rejections()
-    found = {split: read(split, rejections) for split in SPLITS}
+    found: dict[Split, list[Conversation]] = {split: list(bundled(None, split, rejections)) for split in SPLITS}
     assert rejections.rows == []
     assert rejections.pieces == []
     return found
@@ -71,7 +66,7 @@ def num_lines(name: str) -> int:
 
 
 def words(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"[a-z0-9']+", text.lower().replace("’", "'")))
+    return tuple(re.findall(r"[a-z0-9']+", text.lower().replace("\u2019", "'")))
 
 
 def test_nothing_of_the_files_is_lost_on_the_way(rows: list[Conversation], talks: list[Conversation]) -> None:
@@ -169,7 +164,9 @@ def test_answers_at_high_risk_and_above_ask_nothing(talks: list[Conversation]) -
 
 
 def test_the_supporter_never_claims_to_be_a_person(talks: list[Conversation]) -> None:
-    claim = re.compile(r"\bI('m| am) (human|a human|a real person|a person|not an AI|a therapist|a doctor)\b", re.IGNORECASE)
+    claim = re.compile(
+        r"\bI('m| am) (human|a human|a real person|a person|not an AI|a therapist|a doctor)\b", re.IGNORECASE
+    )
     assert [turn.text for turn in turns(talks, "assistant") if claim.search(turn.text)] == []
 
 
@@ -191,4 +188,4 @@ def test_the_demonstration_can_learn_every_label(corpus: Corpus) -> None:
 def test_the_corpus_ships_in_the_package(corpus: Corpus) -> None:
     assert corpus.about["bundled"]["location"] == str(FOLDER)
     assert corpus.about["bundled"]["rejected"] == {}
-    assert Path(FOLDER).parent.name == "warmline"
+    assert FOLDER.parent.name == "warmline"

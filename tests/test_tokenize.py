@@ -5,12 +5,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import example as case
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
@@ -42,7 +44,6 @@ COUNTS_USER_TURNS_DOWN = (
     "{% if message['role'] == 'user' %}{% set left.n = left.n - 1 %}{% endif %}{% endfor %}" + PROMPT
 )
 COUNTS_MESSAGES_FIRST = "{{ messages | length | string + '\n' }}" + CHATML
-TRIMS = CHATML.replace("message['content']", "message['content'] | trim")
 PHI3 = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ '<|endoftext|>' }}{% endif %}"
@@ -61,9 +62,10 @@ MakeEncoder = Callable[..., Encoder]
 @pytest.fixture(scope="session")
 def make(toy_base: Path) -> MakeEncoder:
     """Encoders over the toy tokenizer, with any template."""
+    tokenizer = cache(partial(load_tokenizer, toy_base))
 
     def encoder(template: str | None = None, max_seq_len: int = 1000, system_prompt: str | None = "Listen.") -> Encoder:
-        return Encoder(load_tokenizer(toy_base, template), max_seq_len, system_prompt, Counter())
+        return Encoder(tokenizer(template), max_seq_len, system_prompt, Counter())
 
     return encoder
 
@@ -107,14 +109,13 @@ def assert_learns(encoder: Encoder, example: Example, turns: Sequence[Turn], sto
     decisions = answers + ([len(turns) - 1] if turns[-1].role == "user" else [])
     assert trained_text(encoder.tokenizer, example) == [turns[at].text + stop for at in answers]
     learned = example.labels != IGNORE
-    assert np.array_equal(example.labels[learned], example.input_ids[learned])
+    assert (example.labels == np.where(learned, example.input_ids, IGNORE)).all()
     assert learned.sum() == sum(anchor.num_answer_tokens for anchor in example.anchors)
     assert len(example.anchors) == len(decisions)
     for anchor, at in zip(example.anchors, decisions, strict=True):
         prompt = turns[:at] if turns[at].role == "assistant" else turns
         assert example.input_ids[: anchor.position + 1].tolist() == ids_in_use(encoder, prompt)
-        span = learned[anchor.position + 1 : anchor.position + 1 + anchor.num_answer_tokens]
-        assert span.all()
+        assert learned[anchor.position + 1 : anchor.position + 1 + anchor.num_answer_tokens].all()
 
 
 @pytest.mark.parametrize("system_prompt", ["Listen.", None])
@@ -213,6 +214,17 @@ def test_a_template_that_rewrites_earlier_turns_gives_one_example_per_turn(make:
         assert trained_text(encoder.tokenizer, example) == expected
 
 
+def test_too_long_a_history_is_cut_also_where_the_template_rewrites_earlier_turns(make: MakeEncoder) -> None:
+    encoder = make(STRIPS_EARLIER_ANSWERS, max_seq_len=50, system_prompt=None)
+    long = replace(JOB, text="I" + " lost" * 18)
+    rows = encoder.examples(talk(long, WHAT, HURTS, HERE))
+    assert [trained_text(encoder.tokenizer, row) for row in rows] == [
+        [turn.text + "<|im_end|>"] for turn in (WHAT, HERE)
+    ]
+    assert rows[1].input_ids[: rows[1].anchors[0].position + 1].tolist() == ids_in_use(encoder, (HURTS,))
+    assert max(map(len, rows)) <= 50
+
+
 def test_a_template_that_rewrites_nothing_in_this_conversation_takes_one_pass(make: MakeEncoder) -> None:
     encoder = make(STRIPS_EARLIER_ANSWERS)
     [example] = encoder.examples(talk(JOB, WHAT))
@@ -246,10 +258,8 @@ def test_a_template_that_cannot_be_learned_from_is_refused(make: MakeEncoder, te
 
 
 def test_a_tokenizer_without_a_template_says_where_to_state_one(make: MakeEncoder) -> None:
-    encoder = make()
-    encoder.tokenizer.chat_template = None
     with pytest.raises(TemplateError, match=r"no chat template: state one in model\.chat_template"):
-        encoder.examples(talk(JOB, WHAT))
+        make("").examples(talk(JOB, WHAT))
 
 
 @pytest.mark.parametrize("turns", [(JOB, WHAT, HURTS, HERE), (OPENING, JOB, WHAT, HURTS), (JOB,)])
@@ -289,7 +299,6 @@ def test_labels_and_metadata_never_become_input(make: MakeEncoder) -> None:
             text = encoder.tokenizer.decode(example.input_ids)
             assert "It hurts" in text
             assert "CANARY" not in text
-            assert not re.search(r"\d", text)
 
 
 SPOKEN = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).map(lambda t: " ".join(t.split()))
@@ -322,3 +331,70 @@ def test_answers_beyond_ascii(make: MakeEncoder, answer: str) -> None:
     [example] = encoder.examples(talk(*turns))
     composed = tuple(replace(turn, text=unicodedata.normalize("NFC", turn.text)) for turn in turns)
     assert_learns(encoder, example, composed)
+
+
+@st.composite
+def marked_talks(draw: st.DrawFn) -> tuple[Turn, ...]:
+    """Conversations whose turn k says `tk.` once and then words; a labelled user turn may stand last."""
+    lengths = draw(st.lists(st.integers(0, 40), min_size=2, max_size=14))
+    opens = draw(st.booleans())
+    turns = []
+    for at, length in enumerate(lengths):
+        text = f"t{at}." + " lost" * length
+        is_user = (at % 2 == 0) != opens
+        turns.append(Turn("user", text, emotions=("joy",)) if is_user else Turn("assistant", text))
+    return tuple(turns) if any(turn.role == "user" for turn in turns) else (*turns, JOB)
+
+
+def marks(tokenizer: Any, ids: Any) -> list[int]:
+    return [int(mark) for mark in re.findall(r"t(\d+)\.", tokenizer.decode(ids))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(turns=marked_talks(), max_seq_len=st.integers(16, 160), system_prompt=st.sampled_from(["Listen.", None]))
+@case(  # the last message fits alone, and not with the pair before it
+    turns=(Turn("user", "t0." + " lost" * 40), Turn("assistant", "t1."), Turn("user", "t2.", emotions=("joy",))),
+    max_seq_len=40,
+    system_prompt=None,
+)
+@case(  # many short turns: the opening fits into the first window, several turns of context into the others
+    turns=(Turn("assistant", "t0."), *(Turn(("user", "assistant")[at % 2], f"t{at + 1}.") for at in range(24))),
+    max_seq_len=160,
+    system_prompt=None,
+)
+def test_windows_learn_every_turn_once_whole_with_the_newest_context(
+    make: MakeEncoder, turns: tuple[Turn, ...], max_seq_len: int, system_prompt: str | None
+) -> None:
+    encoder, unlimited = make(None, max_seq_len, system_prompt), make(None, 10**6, system_prompt)
+    examples = encoder.examples(talk(*turns))
+
+    def length(first: int, last: int) -> int:
+        [whole] = [row for row in unlimited.per_turn(talk(*turns[first : last + 1])) if row.anchors][-1:]
+        return len(whole)
+
+    decisions = [at for at in range(1, len(turns)) if turns[at].role == "assistant"]
+    decisions += [len(turns) - 1] if turns[-1].role == "user" else []
+    learned: list[int] = []
+    for row in examples:
+        inside = marks(encoder.tokenizer, row.input_ids)
+        first, last = inside[0], inside[-1]
+        here = [at for at in decisions if at <= last][-len(row.anchors) :]
+        learned += here
+        assert len(row) == length(first, last) <= max_seq_len
+        assert inside == list(range(first, last + 1))  # no turn is left out between
+        answers = [turns[at].text + "<|im_end|>" for at in here if turns[at].role == "assistant"]
+        assert trained_text(encoder.tokenizer, row) == answers
+        older = [at for at in range(first) if turns[at].role == "user" or at == 0]
+        if older:  # one pair more would not have fitted in front
+            assert length(older[-1], here[0]) > max_seq_len // 2
+        following = [at for at in decisions if at > last]
+        if following:  # nor one behind
+            assert length(first, following[0]) > max_seq_len
+    left_out = [at for at in decisions if at not in learned]
+    assert sorted(learned + left_out) == decisions  # none twice
+    assert learned == sorted(learned)
+    for at in left_out:
+        assert length(at - (turns[at].role == "assistant"), at) > max_seq_len
+    assert encoder.counts["prompt and answer longer than max_seq_len: turn left out"] == len(left_out)
+    fits = length(0, len(turns) - 1) <= max_seq_len
+    assert encoder.counts["longer than max_seq_len: windows"] == (0 if fits else 1)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from warmline import __version__
-from warmline.config import Recipe, load_recipe, recipe_names
-from warmline.run_dir import RunDir
 
 if TYPE_CHECKING:
+    from warmline.config import Recipe
     from warmline.data.prepare import Corpus
     from warmline.pipeline import Loaded
+    from warmline.run_dir import RunDir
 
 app = typer.Typer(
     help="Turn an open-weights chat model into an empathetic companion, and prove what it did."
@@ -48,6 +48,7 @@ def main() -> None:
 
     load_dotenv(Path.cwd() / ".env")  # HF_TOKEN and the like; what is set already wins
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # measured: on a busy machine, spinning threads halve the speed
     app()
 
 
@@ -76,8 +77,10 @@ def _data_root() -> Path | None:
     return Path(configured) if configured else None
 
 
-def _run_dir(name: str) -> RunDir:
+def _run_dir(name: str) -> "RunDir":
     """A run by its folder, or by its name under ./runs."""
+    from warmline.run_dir import RunDir
+
     return RunDir(Path(name) if (Path(name) / "recipe.yaml").is_file() else Path("runs") / name)
 
 
@@ -88,20 +91,30 @@ def run(recipe: RecipeName = "tiny", overrides: Overrides = None, name: Name = N
     Example: warmline run tiny
     """
     with _errors():
-        settings = load_recipe(recipe, overrides or ())
-        typer.echo(str(_run(settings, RunDir(Path("runs") / (name or settings.name)))))
+        settings, folder = _recipe_and_run(recipe, overrides, name)
+        typer.echo(str(_run(settings, folder)))
 
 
-def _run(settings: Recipe, folder: RunDir) -> Path:
+def _recipe_and_run(recipe: str, overrides: list[str] | None, name: str | None) -> "tuple[Recipe, RunDir]":
+    from warmline.config import load_recipe
+    from warmline.run_dir import RunDir
+
+    settings = load_recipe(recipe, overrides or ())
+    return settings, RunDir(Path("runs") / (name or settings.name))
+
+
+def _run(settings: "Recipe", folder: "RunDir") -> Path:
     report_file = folder.path / "report.md"
     with folder.lock():
         folder.claim(settings)
-        if report_file.is_file():  # written last: everything before it is done
+        if report_file.is_file() and folder.manifest().get("finished"):  # a report alone may be of an unfinished run
             return report_file
         from warmline.pipeline import evaluate
 
         corpus, loaded = _train(settings, folder)
-        return evaluate(settings, folder, corpus, loaded)
+        report_file = evaluate(settings, folder, corpus, loaded)
+        folder.add_to_manifest(finished=True)
+        return report_file
 
 
 @app.command()
@@ -111,8 +124,7 @@ def train(recipe: RecipeName, overrides: Overrides = None, name: Name = None) ->
     Example: warmline train qwen2.5-3b --set sft.steps=2 --set sft.epochs=null
     """
     with _errors():
-        settings = load_recipe(recipe, overrides or ())
-        folder = RunDir(Path("runs") / (name or settings.name))
+        settings, folder = _recipe_and_run(recipe, overrides, name)
         is_main = os.environ.get("RANK", "0") == "0"
         with folder.lock() if is_main else nullcontext():
             if is_main:
@@ -206,15 +218,15 @@ def demo() -> None:
         from warmline.engine.engine import Sampling
         from warmline.serve.terminal import console_write, exchanges
 
-        folder = RunDir(Path("runs") / "tiny")
-        typer.echo(f"report: {_run(load_recipe('tiny'), folder)}")
+        settings, folder = _recipe_and_run("tiny", None, None)
+        typer.echo(f"report: {_run(settings, folder)}")
         if sys.stdin.isatty() and sys.stdout.isatty():
             chat("tiny")
             return
         from warmline.pipeline import open_engine
 
         opened = open_engine("tiny", folder, None)
-        sampling = Sampling(max_new_tokens=60, seed=folder.recipe().seed)
+        sampling = Sampling(max_new_tokens=60, seed=settings.seed)
         exchanges(opened.engine, DEMO, system_prompt=opened.system_prompt, sampling=sampling, write=console_write())
 
 
@@ -224,6 +236,8 @@ def recipes() -> None:
 
     Example: warmline recipes
     """
+    from warmline.config import load_recipe, recipe_names
+
     for name in recipe_names():
         typer.echo(f"{name:22} {load_recipe(name).description}")
 
@@ -239,6 +253,7 @@ def data_show(
     Example: warmline data show tiny --count 1
     """
     with _errors():
+        from warmline.config import load_recipe
         from warmline.data.prepare import encode, load_corpus
         from warmline.pipeline import tokenizer_of
         from warmline.serve.data_view import show
@@ -260,7 +275,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-def _train(settings: Recipe, folder: RunDir) -> "tuple[Corpus, Loaded]":
+def _train(settings: "Recipe", folder: "RunDir") -> "tuple[Corpus, Loaded]":
     """Corpus and model with the finished SFT stage, trained now or loaded."""
     from warmline.pipeline import accelerator, prepare, run_sft
     from warmline.train.loop import Stopped

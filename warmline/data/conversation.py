@@ -79,7 +79,12 @@ def merge_turns(turns: Iterable[Turn]) -> tuple[Turn, ...]:
             emotions=tuple(dict.fromkeys(last.emotions + turn.emotions)),
             situation=last.situation or turn.situation,
             strategy=last.strategy + turn.strategy,
-            risk=max(risks, key=RISKS.index) if risks else None,
+            risk=max(risks, key=_rank) if risks else None,
             affect=last.affect or turn.affect,
         )
     return tuple(merged)
+
+
+def _rank(risk: str) -> int:
+    """Its place in RISKS; an unknown label comes last, so that it stays to be named by the check of labels."""
+    return RISKS.index(risk) if risk in RISKS else len(RISKS)

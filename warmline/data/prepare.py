@@ -35,24 +35,26 @@ def load_corpus(recipe: Recipe, data_root: Path | None, rejected: Path | None = 
     """
     allowed = {name: _allowed(recipe.heads, name) for name in LABEL_SETS}
     rejections = Rejections()
-    conversations: dict[Split, BySource] = {
-        split: {
-            name: load(
-                name,
-                settings,
-                split,
-                data_root=data_root,
-                rejections=rejections,
-                allowed_labels=allowed,
-                seed=recipe.seed,
-            )
-            for name, settings in recipe.data.sources.items()
+    try:
+        conversations: dict[Split, BySource] = {
+            split: {
+                name: load(
+                    name,
+                    settings,
+                    split,
+                    data_root=data_root,
+                    rejections=rejections,
+                    allowed_labels=allowed,
+                    seed=recipe.seed,
+                )
+                for name, settings in recipe.data.sources.items()
+            }
+            for split in SPLITS
         }
-        for split in SPLITS
-    }
-    if rejected is not None:
-        rejected.parent.mkdir(parents=True, exist_ok=True)
-        rejections.write(rejected)
+    finally:  # also where a source has no sound row at all
+        if rejected is not None:
+            rejected.parent.mkdir(parents=True, exist_ok=True)
+            rejections.write(rejected)
     rejections.refuse_above(recipe.data.max_rejected_share, kept_in=rejected or "no file")
     about: dict[str, dict[str, object]] = {
         name: {

@@ -138,7 +138,7 @@ class Encoder:
     ) -> tuple[Example, int] | None:
         """The window that learns todo[0] after as much context as fits in half of it (in all of it where that is too
         little), then as many further decisions as fit; and how many it learns. None if todo[0] fits nowhere."""
-        starts = [at for at in range(todo[0]) if turns[at].role == "user"] or [todo[0]]
+        starts = [at for at in range(todo[0] + 1) if turns[at].role == "user" or at == 0]  # 0: a supporter's opening
         limits = (self.max_seq_len // 2, self.max_seq_len) if len(todo) > 1 else (self.max_seq_len,)
         for limit in limits:
 

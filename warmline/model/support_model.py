@@ -152,7 +152,7 @@ class SupportModel(nn.Module):
         """
         super().train(False)
         for name, module in self.named_modules():
-            if type(module).__name__ == "Linear4bit":
+            if type(module).__module__.startswith("bitsandbytes."):  # peft's wrapper is a Linear4bit too
                 module.train(True)
             elif "lora_dropout" in name:
                 module.train(mode)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,11 +93,15 @@ def load_weights(folder: Path, step: int, model: nn.Module) -> None:
     _check(path)
     weights = load_file(path / "weights.safetensors")
     parameters = _trainable(model)
-    if weights.keys() != parameters.keys():
+    if _shapes(weights) != _shapes(parameters):
         raise CheckpointError(f"{path} holds other weights than this stage trains")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,0 +1,33 @@
+"""Drawing a token: as often as its probability says, and never from outside the smallest set that reaches top_p."""
+
+import pytest
+import torch
+
+from warmline.engine.engine import Sampling
+from warmline.engine.local import _draw
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.75), (2.0, 0.9)])
+def test_tokens_are_drawn_as_often_as_their_probability_says(temperature: float, top_p: float) -> None:
+    logits = torch.tensor([0.5, 2.0, -1.0, 1.5, -3.0])
+    probabilities = (logits / temperature).softmax(0)
+    kept, mass = [], 0.0
+    for token in probabilities.argsort(descending=True).tolist():
+        kept.append(token)
+        mass += float(probabilities[token])
+        if mass >= top_p:
+            break
+    assert len(kept) == 5 or top_p < 1
+    sampling = Sampling(temperature=temperature, top_p=top_p)
+    drawn = _draw(logits.expand(40_000, 5), sampling, torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=5) / len(drawn)
+    expected = torch.zeros(5)
+    expected[kept] = probabilities[kept] / mass
+    assert set(shares.nonzero().flatten().tolist()) == set(kept)
+    torch.testing.assert_close(shares, expected, rtol=0, atol=0.012)  # 5 standard deviations
+
+
+def test_at_temperature_0_the_likeliest_token_of_each_row_is_taken() -> None:
+    logits = torch.tensor([[0.0, 1e-6, -1.0], [5.0, 3.0, 4.0]])
+    for sampling in (Sampling(temperature=0), Sampling(temperature=1e-50, top_p=1.0), Sampling(top_p=1e-9)):
+        assert _draw(logits, sampling, torch.Generator()).tolist() == [1, 0]
