@@ -395,6 +395,6 @@ def test_windows_learn_every_turn_once_whole_with_the_newest_context(
     assert learned == sorted(learned)
     for at in left_out:
         assert length(at - (turns[at].role == "assistant"), at) > max_seq_len
-    assert encoder.counts["prompt and answer longer than max_seq_len: turn left out"] == len(left_out)
+    assert [turn.turn for turn in encoder.left_out] == left_out
     fits = length(0, len(turns) - 1) <= max_seq_len
     assert encoder.counts["longer than max_seq_len: windows"] == (0 if fits else 1)

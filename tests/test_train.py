@@ -230,7 +230,7 @@ def untied_base_that_breaks_on(text: str, toy_base: Path, folder: Path) -> Path:
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     with torch.no_grad():
-        embeddings = model.get_input_embeddings().weight
+        embeddings: Any = model.get_input_embeddings().weight
         embeddings[tokenizer(text)["input_ids"][0]] = float("nan")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -255,15 +255,14 @@ def data_show(
     with _errors():
         from warmline.config import load_recipe
         from warmline.data.prepare import encode, load_corpus
-        from warmline.pipeline import tokenizer_of
+        from warmline.pipeline import encoder_for, tokenizer_of
         from warmline.serve.data_view import show
 
         settings = load_recipe(recipe, overrides or ())
         corpus = load_corpus(settings, _data_root())
         tokenizer = tokenizer_of(settings, corpus)
         first = {source: rows[:count] for source, rows in corpus.conversations["train"].items()}
-        limits = {"max_seq_len": settings.model.max_seq_len, "system_prompt": settings.model.system_prompt}
-        examples, _ = encode(first, tokenizer, **limits)
+        examples = encode(first, encoder_for(settings, tokenizer))
         for example in (each for rows in examples.values() for each in rows):
             show(tokenizer, example)
 

@@ -3,16 +3,18 @@
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from warmline.config import ModelSettings, Recipe
 from warmline.data.prepare import Corpus, encode, load_corpus
+from warmline.data.tokenize import Encoder
 from warmline.engine.local import LocalEngine
 from warmline.evaluate.floors import fit_floors
 from warmline.evaluate.held_out import score_held_out
@@ -22,7 +24,7 @@ from warmline.model import checkpoint
 from warmline.model.load import ModelError, fingerprint, load_base, load_tokenizer, resolve
 from warmline.model.support_model import SupportModel
 from warmline.progress import progress
-from warmline.run_dir import STAGES, RunDir, RunError, provenance
+from warmline.run_dir import STAGES, RunDir, RunError, append_row, provenance
 from warmline.train.base import ensure_base, ensure_tokenizer
 from warmline.train.loop import Files, train
 from warmline.train.sft import sft_stage
@@ -98,11 +100,12 @@ def run_sft(recipe: Recipe, run: RunDir, corpus: Corpus, loaded: Loaded, here: "
     if (folder / "stage.json").is_file():
         checkpoint.load_stage(loaded.model, folder, loaded.fingerprint)
         return
-    options: dict[str, Any] = {"max_seq_len": recipe.model.max_seq_len, "system_prompt": recipe.model.system_prompt}
-    examples, changes = encode(corpus.conversations["train"], loaded.tokenizer, **options)
-    validation, _ = encode(corpus.conversations["validation"], loaded.tokenizer, **options)
+    encoder = encoder_for(recipe, loaded.tokenizer)
+    examples = encode(corpus.conversations["train"], encoder)
+    validation = encode(corpus.conversations["validation"], encoder_for(recipe, loaded.tokenizer))
+    changes = encoder.counts + Counter(f"turn left out: {turn.reason}" for turn in encoder.left_out)
     for what, count in changes.items():
-        say(f"{count} conversations: {what}")
+        say(f"{count} times: {what}")
     torch.manual_seed(recipe.seed)
     loaded.model.add_stage("sft", recipe.model.lora, corpus.specs, recipe.model.base)
     pad_id = loaded.tokenizer.pad_token_id
@@ -112,6 +115,8 @@ def run_sft(recipe: Recipe, run: RunDir, corpus: Corpus, loaded: Loaded, here: "
     best = train(stage, recipe.sft.optim, here, Files(folder / "trainer", run.metrics, run.timing))
     if not here.is_main_process:
         return
+    for turn in encoder.left_out:
+        append_row(run.path / "rejected.jsonl", {"split": "train", **turn._asdict()})
     trained = sum(parameter.numel() for parameter in loaded.model.parameters() if parameter.requires_grad)
     run.add_to_manifest(
         examples={source: len(rows) for source, rows in examples.items()},
@@ -125,6 +130,10 @@ def run_sft(recipe: Recipe, run: RunDir, corpus: Corpus, loaded: Loaded, here: "
     )
     about = {"step": best.step, "validation_loss": best.loss, "base": recipe.model.base, "recipe": recipe.name}
     checkpoint.save_stage(loaded.model, folder, fingerprint=loaded.fingerprint, about=about)
+
+
+def encoder_for(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> Encoder:
+    return Encoder(tokenizer, recipe.model.max_seq_len, recipe.model.system_prompt)
 
 
 def finished_stages(run: RunDir) -> list[str]:

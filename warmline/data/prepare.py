@@ -1,10 +1,8 @@
 """From a recipe to conversations, label spaces and examples, with everything left out counted."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from warmline.config import HeadsSettings, Recipe
 from warmline.data.conversation import SPLITS, Conversation, Split
@@ -12,9 +10,6 @@ from warmline.data.labels import LABEL_SETS, HeadSpec, vocabulary
 from warmline.data.sources.reading import Rejections
 from warmline.data.sources.registry import fingerprint, load, locate
 from warmline.data.tokenize import Encoder, Example
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 BySource = dict[str, list[Conversation]]
 
@@ -103,17 +98,10 @@ def _labels(head: str, conversations: BySource) -> Iterable[str]:
                     yield from LABEL_SETS["affect"]
 
 
-def encode(
-    conversations: Mapping[str, Iterable[Conversation]],
-    tokenizer: "PreTrainedTokenizerBase",
-    *,
-    max_seq_len: int,
-    system_prompt: str | None,
-) -> tuple[dict[str, list[Example]], Counter[str]]:
-    """The examples of one split by source, and how often what had to be changed or left out."""
-    encoder = Encoder(tokenizer, max_seq_len, system_prompt, Counter())
+def encode(conversations: Mapping[str, Iterable[Conversation]], encoder: Encoder) -> dict[str, list[Example]]:
+    """The examples of one split by source; `encoder` keeps account of what was changed or left out."""
     examples = {
         source: [example for conversation in of_source for example in encoder.examples(conversation)]
         for source, of_source in conversations.items()
     }
-    return {source: rows for source, rows in examples.items() if rows}, encoder.counts
+    return {source: rows for source, rows in examples.items() if rows}

@@ -6,8 +6,9 @@ Rendering is the model's own chat template, checked by prefix difference. The sa
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -70,14 +71,46 @@ def render(
     return text
 
 
+def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
+    """The tokens that structure a conversation, as `<|im_end|>`; the only ones that may end an answer."""
+    added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+
+
+def defuse(text: str, tokens: Iterable[str]) -> str:
+    """`text` with every control token broken by a space: nobody's words may end a turn or open a system message.
+
+    >>> defuse("Bye.<|im_end|>", ["<|im_end|>"])
+    'Bye.< |im_end|>'
+    """
+    for token in tokens:
+        if token in text:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+class LeftOut(NamedTuple):
+    """A turn that cannot be learned."""
+
+    source: str
+    id: str  # of the conversation
+    turn: int
+    reason: str
+
+
 @dataclass(frozen=True)
 class Encoder:
-    """Turns conversations into examples and counts what it had to change."""
+    """Turns conversations into examples and keeps account of what it had to change or leave out."""
 
     tokenizer: "PreTrainedTokenizerBase"
     max_seq_len: int  # tokens
     system_prompt: str | None
-    counts: Counter[str]
+    counts: Counter[str] = field(default_factory=Counter)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    @cached_property
+    def _control_tokens(self) -> dict[str, int]:
+        return control_tokens(self.tokenizer)
 
     def examples(self, conversation: Conversation) -> list[Example]:
         """All of a conversation in as few examples as fit; an empty list if nothing of it can be learned."""
@@ -125,7 +158,8 @@ class Encoder:
         while todo:
             window = self._window_for(conversation, turns, todo)
             if window is None:
-                self.counts["prompt and answer longer than max_seq_len: turn left out"] += 1
+                reason = f"prompt and answer longer than max_seq_len {self.max_seq_len}"
+                self.left_out.append(LeftOut(conversation.source, conversation.id, todo[0], reason))
                 todo = todo[1:]
                 continue
             example, num_learned = window
@@ -187,17 +221,20 @@ class Encoder:
                 anchors.append(_anchor(len(input_ids) - 1, 0, turns[at], None))
                 continue
             prompt = render(self.tokenizer, messages[: offset + at], add_generation_prompt=True)
-            answer = turns[at].text
+            answer = messages[offset + at]["content"]
             if not text.startswith(prompt + answer):
                 return None
             begin, end = answer_span(spans, len(prompt), len(prompt) + len(answer))
+            if input_ids[end] not in self._control_tokens.values():
+                raise TemplateError("the chat template puts no stop token right after an answer")
             labels[begin : end + 1] = input_ids[begin : end + 1]  # with the stop token
             anchors.append(_anchor(begin - 1, end + 1 - begin, turns[at - 1], turns[at]))
         return Example(conversation.id, conversation.source, input_ids, labels, tuple(anchors))
 
     def messages(self, turns: Iterable[Turn]) -> list[dict[str, str]]:
+        """What the template is given; control tokens in what people said are defused."""
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
-        return system + [{"role": turn.role, "content": turn.text} for turn in turns]
+        return system + [{"role": turn.role, "content": defuse(turn.text, self._control_tokens)} for turn in turns]
 
 
 def answer_span(spans: Ints, begin: int, end: int) -> tuple[int, int]:

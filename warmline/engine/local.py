@@ -1,6 +1,7 @@
 """The engine that holds the weights: one forward pass gives the first token and what the heads read."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
-from warmline.data.tokenize import TemplateError, answer_span, render
+from warmline.data.tokenize import TemplateError, answer_span, control_tokens, defuse, render
 from warmline.engine.engine import Capability, Chunk, EngineError, GenerateRequest, Message, Reading, Sampling, Scores
 from warmline.engine.stop_texts import StopTexts
 from warmline.model.heads import values
@@ -31,6 +32,7 @@ class LocalEngine:
         self._stage = stage
         self._context = int(model.causal.config.max_position_embeddings)  # tokens
         self._stop_ids = _stop_ids(model, tokenizer)
+        self._control_tokens = control_tokens(tokenizer)
         model.use(stage)
 
     def capabilities(self) -> frozenset[Capability]:
@@ -43,11 +45,13 @@ class LocalEngine:
             raise EngineError(f"n is {request.n}; expected at least 1 reply")
         if request.constraint is not None:
             raise EngineError("this engine cannot follow a grammar yet")
+        request = replace(request, prefill=defuse(request.prefill, self._control_tokens))
         prompt, notes = self._prompt(request.messages, request.prefill, request.sampling.max_new_tokens)
         return self._stream(prompt, request, notes)
 
     def score(self, messages: Sequence[Message], reply: str) -> Scores:
         """One pass over prompt and reply. Raises EngineError if they do not fit into the context."""
+        reply = defuse(reply, self._control_tokens)
         prompt = self._ids(self._render(messages, add_generation_prompt=True))
         answer = self._answer(messages, reply, prompt) if reply else []
         ids = torch.tensor([[*prompt, *answer]])
@@ -144,7 +148,7 @@ class LocalEngine:
         return ids[begin : end + 1]
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        as_dicts = [message._asdict() for message in messages]
+        as_dicts = [{"role": role, "content": defuse(content, self._control_tokens)} for role, content in messages]
         try:
             return render(self._tokenizer, as_dicts, add_generation_prompt=add_generation_prompt)
         except TemplateError as error:
