@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +124,13 @@ def toy_recipe(tmp_path: Path, toy_base: Path, toy_corpus: Path) -> ToyRecipe:
         return file
 
     return write
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where everything is set up (WARMLINE_NO_SKIPS), a skipped test is a failure."""
+    report = yield
+    if report.skipped and os.environ.get("WARMLINE_NO_SKIPS"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped: {report.longrepr}"
+    return report

@@ -22,7 +22,7 @@ from warmline.engine.engine import Chunk, Engine, EngineError, GenerateRequest, 
 from warmline.engine.local import LocalEngine
 from warmline.model.load import ModelError, load_base, load_tokenizer
 from warmline.model.support_model import SupportModel
-from warmline.model.tiny import build_model
+from warmline.model.tiny import build_model, train_tokenizer
 
 SPECS = {
     "emotion": HeadSpec("softmax", ("anger", "joy", "fear")),
@@ -302,6 +302,13 @@ def test_a_reply_that_the_template_does_not_set_apart_has_no_score(
     template = "{% for m in messages %}" + turn + "{% endfor %}"
     with pytest.raises(EngineError, match=complaint):
         LocalEngine(model, load_tokenizer(toy_base, template), "sft").score([Message("user", said[0])], said[1])
+
+
+def test_a_prompt_that_is_read_otherwise_before_its_reply_has_no_score(model: SupportModel) -> None:
+    fast = train_tokenizer(["my   "] * 3, 300)  # three spaces are one token, but two and one before a digit
+    fast.chat_template = "{% for m in messages %}{{ m.content }}{{ '.' if loop.index == 2 else '   ' }}{% endfor %}"
+    with pytest.raises(EngineError, match="reads the prompt otherwise"):
+        LocalEngine(model, fast, "sft").score([Message("user", "job")], "1")
 
 
 def short_of(base: Path, folder: Path, context: int) -> LocalEngine:

@@ -339,7 +339,7 @@ def test_the_teacher_is_the_base_reading_the_safety_rows(toy_base: Path) -> None
     model.train()
     rows = []
     for risk in ("none", "high", "elevated"):
-        ids = np.arange(10, 22 + len(rows))
+        ids = np.arange(12 + len(rows)) + 50 * len(rows)
         labels = np.where(np.arange(len(ids)) >= 8, ids, IGNORE)
         rows.append(Example(risk, "toy", ids, labels, (Anchor(7, len(ids) - 8, risk=risk),)))
     batch = collate(rows, SPECS, pad_id=0, min_kl_risk="elevated")

@@ -26,8 +26,9 @@ from warmline.model.support_model import SupportModel
 from warmline.progress import progress
 from warmline.run_dir import STAGES, RunDir, RunError, append_row, provenance
 from warmline.train.base import ensure_base, ensure_tokenizer
-from warmline.train.loop import Files, train
+from warmline.train.loop import train
 from warmline.train.sft import sft_stage
+from warmline.train.stage import Files
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

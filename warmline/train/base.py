@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,17 +12,17 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from warmline.config import OptimSettings, Recipe
-from warmline.data.batches import Batch, collate, micro_batches
+from warmline.data.batches import Batch, collate
 from warmline.data.conversation import Conversation
 from warmline.data.labels import IGNORE
-from warmline.data.mixture import step_items
 from warmline.data.prepare import Corpus
 from warmline.data.tokenize import Example, render
 from warmline.model.load import DTYPES
 from warmline.model.tiny import PAD, build_model, train_tokenizer
 from warmline.objectives import Term, lm
 from warmline.run_dir import home, write_atomic, write_json
-from warmline.train.loop import Files, Stage, train
+from warmline.train.loop import train
+from warmline.train.stage import Files, Rows, Stage, held_out_batches, sampled_batches
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -114,35 +114,27 @@ def _pretrain(recipe: Recipe, corpus: Corpus, folder: Path, accelerator: "Accele
 def _stage(
     recipe: Recipe,
     model: nn.Module,
-    rows: Mapping[str, Sequence[Example]],
-    held_out: Mapping[str, Sequence[Example]],
+    rows: Rows,
+    held_out: Rows,
     pad_id: int,
     optim: OptimSettings,
     accelerator: "Accelerator",
 ) -> Stage:
     assert recipe.base is not None
-    sizes = {source: len(examples) for source, examples in rows.items()}
-    rank, world = accelerator.process_index, accelerator.num_processes
 
     def collate_rows(examples: Sequence[Example]) -> Batch:
         return collate(examples, {}, pad_id=pad_id)
 
-    def batches(step: int) -> list[Batch]:
-        items = step_items(sizes, recipe.data.alpha, recipe.seed, optim.batch_size, step)
-        mine = [rows[item.source][item.row] for item in items[rank::world]]
-        return [collate_rows(each) for each in micro_batches(mine, optim.micro_batch_tokens)]
-
     def terms(module: nn.Module, batch: Batch) -> dict[str, Term]:
         return {"lm": lm(module(batch), batch.lm_labels_N)}
 
-    validation = [example for examples in held_out.values() for example in examples][rank::world]
     return Stage(
         name="base",
         model=model,
         parameters=[{"params": list(model.parameters()), "lr": optim.learning_rate}],
-        batches=batches,
+        batches=sampled_batches(rows, collate_rows, optim, accelerator, alpha=recipe.data.alpha, seed=recipe.seed),
         collate=collate_rows,
-        validation=[collate_rows(each) for each in micro_batches(validation, optim.micro_batch_tokens)],
+        validation=held_out_batches(held_out, collate_rows, optim, accelerator),
         terms=terms,
         weights={"lm": 1.0},
         num_steps=recipe.base.steps,

@@ -6,10 +6,9 @@ conversations, on one process or several, are the same step.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,12 +16,12 @@ from torch import nn
 
 from warmline.config import OptimSettings
 from warmline.data.batches import Batch
-from warmline.data.tokenize import Example
-from warmline.objectives import Term, combine
+from warmline.objectives import combine
 from warmline.progress import progress
 from warmline.run_dir import append_row, cut_back
 from warmline.train import trainer_state
 from warmline.train.optim import learning_rate_factor, seed_step
+from warmline.train.stage import Files, Stage, TrainError
 from warmline.train.stop_signals import stop_signals
 
 if TYPE_CHECKING:
@@ -31,38 +30,8 @@ if TYPE_CHECKING:
 MAX_SKIPS = 10  # fp16 steps in a row that may overflow
 
 
-class TrainError(ValueError):
-    """Training cannot go on; nothing of the last good step is lost."""
-
-
 class Stopped(Exception):  # noqa: N818
     """The run was asked to stop, saved itself, and can be resumed."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a stage gives the loop."""
-
-    name: str
-    model: nn.Module
-    parameters: Sequence[dict[str, Any]]  # optimizer groups
-    batches: Callable[[int], Sequence[Batch]]  # this process's micro-batches of a step, at least one
-    collate: Callable[[Sequence[Example]], Batch]
-    validation: Sequence[Batch]  # this process's share; may be empty on some or all processes
-    terms: Callable[[nn.Module, Batch], dict[str, Term]]
-    weights: Mapping[str, float]  # by term
-    num_steps: int
-    validate_every: int
-    save_every: int
-    seed: int
-    dtype: str
-
-
-@dataclass(frozen=True)
-class Files:
-    trainer: Path  # folder of resumable states
-    metrics: Path
-    timing: Path
 
 
 @dataclass(frozen=True)
@@ -110,7 +79,7 @@ def train(stage: Stage, optim: OptimSettings, accelerator: "Accelerator", files:
                 append_row(files.timing, {"stage": stage.name, "step": state.step, "seconds": seconds})
                 if stopping or state.is_best or state.step == stage.num_steps or state.step % stage.save_every == 0:
                     trainer_state.save(files.trainer, saved, state)
-            advance(1, f"loss {row['loss']:.3f}")
+            advance(1, "" if row["loss"] is None else f"loss {row['loss']:.3f}")
             if stopping and state.step < stage.num_steps:
                 raise Stopped(
                     f"stopped after step {state.step} of {stage.num_steps}; the same command goes on from there"

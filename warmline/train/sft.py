@@ -6,52 +6,34 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from warmline.config import Recipe, SftSettings
-from warmline.data.batches import Batch, collate, micro_batches
+from warmline.data.batches import Batch, collate
 from warmline.data.labels import HeadSpec
-from warmline.data.mixture import step_items
 from warmline.data.tokenize import Example
 from warmline.model.support_model import Outputs, SupportModel, trainable_groups
 from warmline.objectives import HEAD_OBJECTIVES, Term, chunked_lm_and_kl
-from warmline.train.loop import Stage, TrainError
+from warmline.train.stage import Rows, Stage, held_out_batches, sampled_batches
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-Examples = Mapping[str, Sequence[Example]]  # by source
-
 
 def sft_stage(
-    recipe: Recipe, model: SupportModel, train: Examples, validation: Examples, accelerator: "Accelerator", pad_id: int
+    recipe: Recipe, model: SupportModel, train: Rows, validation: Rows, accelerator: "Accelerator", pad_id: int
 ) -> Stage:
     """The SFT stage of `recipe` on `model`, whose stage in use is the one to train."""
     settings, optim = recipe.sft, recipe.sft.optim
-    sizes = {source: len(examples) for source, examples in train.items()}
-    if not sizes:
-        raise TrainError("no training example is left: see rejected.jsonl and the counts in manifest.json")
-    if optim.batch_size < accelerator.num_processes:
-        raise TrainError(
-            f"sft.optim.batch_size {optim.batch_size} is less than the {accelerator.num_processes} processes"
-        )
     specs = model.specs[model.stage]
     collate_rows = collator(settings, specs, pad_id)
-    rank, world = accelerator.process_index, accelerator.num_processes
-
-    def batches(step: int) -> list[Batch]:
-        items = step_items(sizes, recipe.data.alpha, recipe.seed, optim.batch_size, step)
-        mine = [train[item.source][item.row] for item in items[rank::world]]
-        return [collate_rows(rows) for rows in micro_batches(mine, optim.micro_batch_tokens)]
-
-    held_out = [example for examples in validation.values() for example in examples][rank::world]
     return Stage(
         name=model.stage,
         model=model,
         parameters=trainable_groups(model, optim.learning_rate, optim.head_learning_rate),
-        batches=batches,
+        batches=sampled_batches(train, collate_rows, optim, accelerator, alpha=recipe.data.alpha, seed=recipe.seed),
         collate=collate_rows,
-        validation=[collate_rows(rows) for rows in micro_batches(held_out, optim.micro_batch_tokens)],
+        validation=held_out_batches(validation, collate_rows, optim, accelerator),
         terms=lambda module, batch: terms(module, model, batch, settings),
         weights=term_weights(recipe, specs),
-        num_steps=num_steps(settings, sum(sizes.values())),
+        num_steps=num_steps(settings, sum(map(len, train.values()))),
         validate_every=settings.validate_every,
         save_every=settings.save_every,
         seed=recipe.seed,
