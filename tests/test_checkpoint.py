@@ -14,7 +14,7 @@ from torch import Tensor
 from warmline.config import LoraSettings, ModelSettings
 from warmline.data.labels import AFFECTS, RISKS, HeadSpec
 from warmline.model.checkpoint import STAGE_FILES, CheckpointError, load_stage, read_stage, save_stage
-from warmline.model.load import fingerprint, load_base, load_tokenizer
+from warmline.model.load import SAMPLED_BYTES, fingerprint, load_base, load_tokenizer
 from warmline.model.support_model import SupportModel, trainable_groups
 from warmline.model.tiny import train_tokenizer
 from warmline.train import trainer_state
@@ -145,6 +145,19 @@ def test_a_stage_of_another_base_is_refused_and_the_part_named(
     with pytest.raises(CheckpointError, match=f"trained on another base: its {part} is not that of the loaded base"):
         load_stage(model, stage, here)
     assert model.specs == {}, "nothing of it was loaded"
+
+
+@pytest.mark.parametrize("at", [0, -1])
+def test_both_ends_of_a_large_weight_file_identify_it(at: int, toy_base: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(toy_base, base)
+    content = bytearray(3 * SAMPLED_BYTES)
+    (base / "model-00002.safetensors").write_bytes(content)
+    before = identity(base)["weights"]
+    assert before != identity(toy_base)["weights"]
+    content[at] = 1
+    (base / "model-00002.safetensors").write_bytes(content)
+    assert identity(base)["weights"] != before
 
 
 @pytest.mark.parametrize("file", [*STAGE_FILES, "stage.json"])
