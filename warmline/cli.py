@@ -14,6 +14,7 @@ from warmline import __version__
 if TYPE_CHECKING:
     from warmline.config import Recipe
     from warmline.data.prepare import Corpus
+    from warmline.engine.engine import Engine, Sampling
     from warmline.pipeline import Loaded
     from warmline.run_dir import RunDir
 
@@ -92,7 +93,8 @@ def run(recipe: RecipeName = "tiny", overrides: Overrides = None, name: Name = N
     """
     with _errors():
         settings, folder = _recipe_and_run(recipe, overrides, name)
-        typer.echo(str(_run(settings, folder)))
+        report_file, _ = _run(settings, folder)
+        typer.echo(str(report_file))
 
 
 def _recipe_and_run(recipe: str, overrides: list[str] | None, name: str | None) -> "tuple[Recipe, RunDir]":
@@ -103,18 +105,19 @@ def _recipe_and_run(recipe: str, overrides: list[str] | None, name: str | None) 
     return settings, RunDir(Path("runs") / (name or settings.name))
 
 
-def _run(settings: "Recipe", folder: "RunDir") -> Path:
+def _run(settings: "Recipe", folder: "RunDir") -> "tuple[Path, Loaded | None]":
+    """The report of a finished run, and its model if this process had to load it."""
     report_file = folder.path / "report.md"
     with folder.lock():
         folder.claim(settings)
         if report_file.is_file() and folder.manifest().get("finished"):  # a report alone may be of an unfinished run
-            return report_file
+            return report_file, None
         from warmline.pipeline import evaluate
 
         corpus, loaded = _train(settings, folder)
         report_file = evaluate(settings, folder, corpus, loaded)
         folder.add_to_manifest(finished=True)
-        return report_file
+        return report_file, loaded
 
 
 @app.command()
@@ -181,8 +184,6 @@ def chat(
     """
     with _errors():
         from warmline.engine.engine import Sampling
-        from warmline.serve.terminal import chat as converse
-        from warmline.serve.terminal import console_lines, console_write
 
         sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
         if url is not None:
@@ -198,14 +199,14 @@ def chat(
             from warmline.pipeline import open_engine
 
             engine, system_prompt, title = open_engine(run_or_model, _run_dir(run_or_model), stage)
-        converse(
-            engine,
-            system_prompt=system_prompt,
-            sampling=sampling,
-            read_line=console_lines(),
-            write=console_write(),
-            title=title,
-        )
+        _converse(engine, system_prompt, title, sampling)
+
+
+def _converse(engine: "Engine", system_prompt: str | None, title: str, sampling: "Sampling") -> None:
+    from warmline.serve import terminal
+
+    lines, write = terminal.console_lines(), terminal.console_write()
+    terminal.chat(engine, system_prompt=system_prompt, sampling=sampling, read_line=lines, write=write, title=title)
 
 
 @app.command()
@@ -219,13 +220,14 @@ def demo() -> None:
         from warmline.serve.terminal import console_write, exchanges
 
         settings, folder = _recipe_and_run("tiny", None, None)
-        typer.echo(f"report: {_run(settings, folder)}")
-        if sys.stdin.isatty() and sys.stdout.isatty():
-            chat("tiny")
-            return
+        report_file, loaded = _run(settings, folder)
+        typer.echo(f"report: {report_file}")
         from warmline.pipeline import open_engine
 
-        opened = open_engine("tiny", folder, None)
+        opened = open_engine("tiny", folder, None, loaded)
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            _converse(opened.engine, opened.system_prompt, opened.title, Sampling())
+            return
         sampling = Sampling(max_new_tokens=60, seed=settings.seed)
         exchanges(opened.engine, DEMO, system_prompt=opened.system_prompt, sampling=sampling, write=console_write())
 

@@ -185,15 +185,18 @@ class OpenedEngine(NamedTuple):
     title: str
 
 
-def open_engine(name: str, run: RunDir, stage: str | None) -> OpenedEngine:
-    """What `name` stands for: a stage of the run `run` (its latest unless named), else a model folder or hub id."""
+def open_engine(name: str, run: RunDir, stage: str | None, loaded: Loaded | None = None) -> OpenedEngine:
+    """What `name` stands for: a stage of the run `run` (its latest unless named), else a model folder or hub id.
+
+    `loaded`: the run's model where this process has it already.
+    """
     if (run.path / "recipe.yaml").is_file():
         recipe = run.recipe()
         stages = finished_stages(run)
         chosen = stages[-1] if stage is None else stage
         if chosen not in stages:
             raise RunError(f"{run.path} has no stage {chosen!r} (it has {', '.join(stages)})")
-        loaded = open_run(run)
+        loaded = loaded or open_run(run)
         return OpenedEngine(
             LocalEngine(loaded.model, loaded.tokenizer, chosen),
             recipe.model.system_prompt,

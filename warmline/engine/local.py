@@ -33,6 +33,7 @@ class LocalEngine:
         self._context = int(model.causal.config.max_position_embeddings)  # tokens
         self._stop_ids = _stop_ids(model, tokenizer)
         self._control_tokens = control_tokens(tokenizer)
+        self._scored: tuple[list[int], Any] | None = None  # the ids of the last `score` and their cache
         model.use(stage)
 
     def capabilities(self) -> frozenset[Capability]:
@@ -50,21 +51,39 @@ class LocalEngine:
         return self._stream(prompt, request, notes)
 
     def score(self, messages: Sequence[Message], reply: str) -> Scores:
-        """One pass over prompt and reply. Raises EngineError if they do not fit into the context."""
+        """One pass over what is new in prompt and reply. Raises EngineError if they do not fit into the context."""
         reply = defuse(reply, self._control_tokens)
         prompt = self._ids(self._render(messages, add_generation_prompt=True))
         answer = self._answer(messages, reply, prompt) if reply else []
-        ids = torch.tensor([[*prompt, *answer]])
-        if ids.shape[1] > self._context:
-            raise EngineError(f"prompt and reply are {ids.shape[1]} tokens, the context is {self._context}")
+        ids = [*prompt, *answer]
+        if len(ids) > self._context:
+            raise EngineError(f"prompt and reply are {len(ids)} tokens, the context is {self._context}")
+        states = self._states(ids, first=len(prompt) - 1)
+        readings = self._read(states[:1])
         if not reply:
-            return Scores(0.0, 0, self._read(self._forward(ids).last_hidden_state[:, -1]))
-        states = self._forward(ids).last_hidden_state[0]
+            return Scores(0.0, 0, readings)
         with torch.inference_mode():
-            before_answer = states[len(prompt) - 1 : -1].to(self._model.lm_weight_VD.dtype)
+            before_answer = states[:-1].to(self._model.lm_weight_VD.dtype)
             labels = torch.tensor(answer, device=states.device)
             total = lm(before_answer @ self._model.lm_weight_VD.T, labels).total
-        return Scores(-float(total), len(answer), self._read(states[len(prompt) - 1 : len(prompt)]))
+        return Scores(-float(total), len(answer), readings)
+
+    def _states(self, ids: list[int], first: int) -> Tensor:
+        """Final hidden states from position `first` on. What these ids share with those of the last call is not read
+        again: the turns of one conversation, scored in order, cost little more than one pass over it."""
+        from transformers import DynamicCache
+
+        before, cache = self._scored or ([], None)
+        shared = next((at for at, pair in enumerate(zip(before, ids, strict=False)) if pair[0] != pair[1]), len(before))
+        shared = min(shared, first, len(ids) - 1)
+        if cache is None or any(layer.is_sliding for layer in cache.layers):  # a sliding window cannot be cut back
+            cache, shared = DynamicCache(config=self._model.causal.config), 0
+        elif shared < len(before):
+            cache.crop(shared - len(before))
+        self._scored = None  # while a pass may fail half way
+        states_TD = self._forward(torch.tensor([ids[shared:]]), past_key_values=cache).last_hidden_state[0]
+        self._scored = (ids, cache)
+        return states_TD[first - shared :]
 
     @torch.inference_mode()
     def _forward(self, ids_BT: Tensor, **options: Any) -> Any:
