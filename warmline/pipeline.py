@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ def accelerator() -> "Accelerator":
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft 0.21 asks transformers 5 for it
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return Accelerator(cpu=not torch.cuda.is_available())
 
