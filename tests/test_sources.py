@@ -196,7 +196,7 @@ def test_malformed_row_is_rejected_with_its_reason(reason: str, tmp_path: Path) 
 def test_no_chat_line_crashes(line: str) -> None:
     for text in (line, f'{{"messages": {line}}}'):
         with suppress(ValueError):
-            list(chat_jsonl.turns_of(text))
+            assert all(isinstance(turn, Turn) for turn in chat_jsonl.turns_of(text))
 
 
 def test_v2_replies_that_do_not_continue_each_other_stay_apart(tmp_path: Path) -> None:

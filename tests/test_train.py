@@ -215,6 +215,15 @@ def test_the_stage_keeps_the_weights_of_its_best_validation(
         assert torch.equal(best[f"causal.{name}"], value)
 
 
+def test_turns_that_do_not_fit_stand_in_rejected_jsonl_for_good(toy_recipe: ToyRecipe, tmp_path: Path) -> None:
+    run = train_here(toy_recipe(model__max_seq_len=40, sft__steps=1), tmp_path / "run")
+    rejected = (run.path / "rejected.jsonl").read_text(encoding="utf-8")
+    reasons = {json.loads(line)["reason"] for line in rejected.splitlines()}
+    assert reasons == {"prompt and answer longer than max_seq_len 40"}
+    train_here(toy_recipe(model__max_seq_len=40, sft__steps=1), run.path)
+    assert (run.path / "rejected.jsonl").read_text(encoding="utf-8") == rejected
+
+
 def test_a_finished_stage_is_loaded_and_not_trained_again(reference: RunDir, toy_recipe: ToyRecipe) -> None:
     before = {file: file.stat().st_mtime_ns for file in reference.stage("sft").rglob("*") if file.is_file()}
     train_here(toy_recipe(), reference.path)

@@ -80,7 +80,9 @@ def base_of(recipe: Recipe, corpus: Corpus, here: "Accelerator") -> Path:
 def prepare(recipe: Recipe, run: RunDir, data_root: Path | None, here: "Accelerator") -> tuple[Corpus, Loaded]:
     """The corpus and the loaded base of a run; both go into its manifest."""
     say(f"reading {', '.join(recipe.data.sources)}")
-    corpus = load_corpus(recipe, data_root, run.path / "rejected.jsonl" if here.is_main_process else None)
+    # a finished stage has written down what it left out, turns that did not fit included
+    writes = here.is_main_process and len(finished_stages(run)) == 1
+    corpus = load_corpus(recipe, data_root, run.path / "rejected.jsonl" if writes else None)
     folder = base_of(recipe, corpus, here)
     loaded = load(recipe.model, folder, here.device)
     if here.is_main_process:
