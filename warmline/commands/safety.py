@@ -1,0 +1,129 @@
+"""`warmline safety ...`: how danger is noticed, and how well."""
+
+import json
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from warmline.commands.shared import errors, failure
+
+safety_app = typer.Typer(
+    help="Notice danger, show help, and measure how well.\n\nExample: warmline safety eval", no_args_is_help=True
+)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
+
+
+@safety_app.command(name="assess")
+def safety_assess() -> None:
+    """Read conversations as JSON lines; write the level at which each one's last user turn must be answered.
+
+    A line is {"id", "turns": [{"role", "content", "t"?}]}, t in seconds. A malformed line gives `elevated`, and the
+    command goes on.
+
+    Example: warmline safety assess < cases.jsonl
+    """
+    with errors():
+        from warmline.safety.detect import load_detector
+
+        load_detector()
+        for row in _stdin_rows():
+            typer.echo(json.dumps(_assessed(row), ensure_ascii=False))
+
+
+def _stdin_rows() -> Iterator[object]:
+    """Each line of standard input as JSON; None for one that is not. Blank lines are skipped."""
+    for line in sys.stdin.buffer:
+        text = line.decode("utf-8", "replace")
+        if not text.strip():
+            continue
+        try:
+            yield json.loads(text)
+        except (ValueError, RecursionError):
+            yield None
+
+
+def _assessed(row: object) -> dict[str, object]:
+    from warmline.safety.assess import TurnError, assess
+
+    case_id = row.get("id") if isinstance(row, dict) else None
+    try:
+        if not isinstance(row, dict) or not isinstance(row.get("turns"), list):
+            raise TurnError("expected an object with id and turns")
+        found = assess(row["turns"])
+    except TurnError as error:
+        reason = {"rule": "INPUT", "text": f"The line could not be read: {error}"}
+        return {"id": case_id, "level": "elevated", "score": 0.5, "ms": 0.0, "reasons": [reason], "degraded": ["input"]}
+    return {
+        "id": case_id,
+        "level": found.level.label,
+        "score": round(found.p, 4),
+        "ms": round(found.ms, 3),
+        "reasons": [{"rule": reason.rule, "text": reason.text} for reason in found.reasons],
+        "degraded": sorted(found.degraded),
+    }
+
+
+@safety_app.command(name="eval")
+def safety_eval(
+    as_json: AsJson = False,
+    shipped_only: Annotated[bool, typer.Option(help="Skip the fits with families left out (minutes).")] = False,
+) -> None:
+    """Measure the detector on the public red-team set: first with each family left out, then the test part.
+
+    Example: warmline safety eval
+    """
+    with errors():
+        from warmline.progress import progress
+        from warmline.safety.detect import load_detector
+        from warmline.safety.redteam.cases import part_of, read_cases
+        from warmline.safety.redteam.evaluate import score
+        from warmline.serve import safety_view
+
+        cases = read_cases()
+        test = [case for case in cases if part_of(case.family) == "test"]
+        with progress("assess", len(cases) * (not shipped_only) + len(test)) as advance:
+            on_test = list(score(test, load_detector(), advance))
+            held_out = [] if shipped_only else list(_left_out(cases, advance))
+        evaluation = safety_view.Evaluation(held_out, on_test)
+        if as_json:
+            typer.echo(json.dumps(safety_view.as_json(evaluation), indent=1))
+        else:
+            safety_view.show_evaluation(evaluation)
+
+
+def _left_out(cases, advance):
+    from warmline.safety.redteam.evaluate import leave_families_out
+
+    try:
+        import sklearn  # noqa: F401
+    except ImportError:
+        raise failure("leaving families out needs scikit-learn: pip install 'warmline[dev]'", code=2) from None
+    return leave_families_out(cases, advance)
+
+
+@safety_app.command(name="card")
+def safety_card(
+    country: Annotated[str, typer.Option("--country", metavar="XX", help="Two letters, as IE.")],
+    as_json: AsJson = False,
+    level: Annotated[str, typer.Option(help="high or emergency")] = "high",
+    language: Annotated[str, typer.Option(help="en, es, fr, de, pt or hi-Latn")] = "en",
+) -> None:
+    """Show the card with helplines of a country, as the companion's users see it.
+
+    Example: warmline safety card --country IE
+    """
+    with errors():
+        from warmline.safety.levels import LEVELS
+        from warmline.safety.resources.card import card_for
+        from warmline.safety.resources.directory import load_directory
+
+        if level not in ("high", "emergency"):
+            raise ValueError(f"--level {level!r}: expected high or emergency")
+        if len(country) != 2 or not country.isalpha():
+            raise ValueError(f"--country {country!r}: expected two letters, as IE")
+        today = datetime.now(UTC).date()
+        card = card_for(load_directory(), country.upper(), LEVELS[level], language=language, today=today)
+        typer.echo(json.dumps(card.as_json(), indent=1, ensure_ascii=False) if as_json else card.text())

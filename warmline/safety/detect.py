@@ -1,0 +1,224 @@
+"""Read risk in one user turn: rules and the linear model, each of which may fail without the other."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from warmline.safety.levels import Frame, Level, Reason
+from warmline.safety.lexicon import LANGUAGES, Lexicon, load_lexicon
+from warmline.safety.linear import Linear, features, load_linear
+from warmline.safety.matcher import Reading, read
+from warmline.safety.normalize import Speller, passages, plain
+
+WINDOW = 60  # words that the linear model reads at once, in whole sentences; a longer message is read in windows
+SHORT = 12  # words of a turn that may be part of a statement split over turns
+NUM_JOINED = 3  # newest turns that such a statement is looked for in
+Result = TypeVar("Result")
+
+
+class Calibration(NamedTuple):
+    """From which P(level >= k) of the linear model a level is given, and which rules only inform it (`hints`)."""
+
+    elevated: float
+    high: float
+    emergency: float
+    hints: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """The parts that read one turn. `lexicons` by language; `foreign`: words that call for a pack other than English."""
+
+    lexicons: Mapping[str, Lexicon]
+    foreign: Mapping[str, frozenset[str]]
+    speller: Speller
+    triggers: frozenset[str]  # words around which the middle of a very long message is read
+    linear: Linear | None
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one turn shows by itself. No text."""
+
+    level: Level
+    p: float  # of any risk, in [0, 1]
+    frames: tuple[Frame, ...] = ()
+    signals: frozenset[str] = frozenset()
+    stances: frozenset[str] = frozenset()
+    domains: frozenset[str] = frozenset()
+    reasons: tuple[Reason, ...] = ()
+    degraded: frozenset[str] = frozenset()
+    ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@cache
+def load_detector() -> Detector:
+    """The shipped detector. Rules are needed; weights that are missing or broken are left out and named later."""
+    lexicons = {lang: load_lexicon(lang) for lang in LANGUAGES}
+    try:
+        linear: Linear | None = load_linear()
+    except (OSError, ValueError, KeyError):
+        linear = None
+    return make_detector(lexicons, shipped_vocabulary(), linear, shipped_calibration())
+
+
+def make_detector(
+    lexicons: Mapping[str, Lexicon], known: Mapping[str, int], linear: Linear | None, calibration: Calibration
+) -> Detector:
+    """A detector of these parts. `known`: ordinary words, which the speller leaves alone."""
+    risk = frozenset(word for word in lexicons["en"].words if len(word) >= 4 and word.isalpha())
+    common = known.keys() | lexicons["en"].words
+    foreign = {lang: frozenset(each.words - common) for lang, each in lexicons.items() if lang != "en"}
+    every = {word: 1 for each in lexicons.values() for word in each.words} | dict(known)
+    triggers = frozenset().union(*(each.triggers for each in lexicons.values()))
+    return Detector(lexicons, foreign, Speller(every, risk), triggers, linear, calibration)
+
+
+def shipped_vocabulary() -> Mapping[str, int]:
+    """Ordinary words, one a line."""
+    text = files("warmline.safety").joinpath("weights/vocabulary.txt").read_text(encoding="utf-8")
+    return dict.fromkeys(text.split(), 1)
+
+
+def shipped_calibration() -> Calibration:
+    """weights/calibration.json."""
+    stored = json.loads(files("warmline.safety").joinpath("weights/calibration.json").read_text(encoding="utf-8"))
+    return Calibration(stored["elevated"], stored["high"], stored["emergency"], frozenset(stored["hints"]))
+
+
+def observe(text: str, detector: Detector, before: Sequence[str] = (), question: str = "") -> Observation:
+    """What one user turn shows. `before`: the user's turns so far; `question`: the companion's words just before it.
+
+    A part that raises is left out and named in `degraded`; if both do, the level is `elevated`.
+    """
+    started = time.perf_counter()
+    degraded: set[str] = set()
+    reading = _guarded("rules", degraded, lambda: _read(text, detector, before, question))
+    at_rules = time.perf_counter()
+    p_K = _guarded("linear", degraded, lambda: probabilities(reading, detector.linear))
+    at_linear = time.perf_counter()
+    ms = {"rules": 1e3 * (at_rules - started), "linear": 1e3 * (at_linear - at_rules)}
+    if reading is None:
+        return Observation(Level.ELEVATED, 0.5, degraded=frozenset({*degraded, "guarded"}), ms=ms)
+    return replace(fuse(reading, p_K, detector), degraded=frozenset(degraded), ms=ms)
+
+
+def _guarded(name: str, degraded: set[str], part: Callable[[], Result]) -> Result | None:
+    """What the part gives; None when it raises or gives no number. A detector must never take the reply with it."""
+    try:
+        result = part()
+    except Exception:  # noqa: BLE001 - whatever breaks in one detector, the others go on
+        degraded.add(name)
+        return None
+    if isinstance(result, np.ndarray) and not np.isfinite(result).all():
+        degraded.add(name)
+        return None
+    return result
+
+
+def _read(text: str, detector: Detector, before: Sequence[str], question: str) -> Reading:
+    """What the rules read in a turn, in what it completes of the turns before, and in what it answers."""
+    reading = read_message(text, detector)
+    others: list[Reading] = []
+    turns = [*before[-NUM_JOINED + 1 :], text]
+    if len(turns) > 1 and all(len(turn) < 8 * SHORT for turn in turns):
+        others.append(read_message(" ".join(turns), detector))
+    if question and len(text) < 8 * SHORT and reading.stances & {"yes", "no"}:
+        others.append(_answered(question, reading, detector))
+    frames = [*reading.frames, *(frame for each in others for frame in each.frames)]
+    return replace(reading, frames=tuple(dict.fromkeys(frames)))
+
+
+def read_message(text: str, detector: Detector) -> Reading:
+    """What English rules and those of every language whose words occur read in a message."""
+    text = passages(text, detector.triggers)
+    words = set(plain(text).split())
+    reading = read(text, detector.lexicons["en"], detector.speller)
+    for lang, distinctive in detector.foreign.items():
+        if words & distinctive:
+            other = read(text, detector.lexicons[lang])
+            reading = replace(
+                reading,
+                frames=tuple(dict.fromkeys((*reading.frames, *other.frames))),
+                denied=tuple(dict.fromkeys((*reading.denied, *other.denied))),
+                signals=reading.signals | other.signals,
+                contexts=reading.contexts | other.contexts,
+                stances=reading.stances | other.stances,
+            )
+    return reading
+
+
+_TO_FIRST_PERSON = {"you": "i", "your": "my", "yours": "mine", "yourself": "myself", "are": "am", "you're": "i am"}
+
+
+def _answered(question: str, reading: Reading, detector: Detector) -> Reading:
+    """What a bare yes says: the companion's question in the first person. A bare no to it says nothing here."""
+    if "yes" not in reading.stances:
+        return replace(reading, frames=())
+    last = re.split(r"(?<=[.!?])\s+", question.strip())[-1]
+    words = [_TO_FIRST_PERSON.get(found[0], found[0]) for found in re.finditer(r"[\w']+", plain(last))]
+    if words[:1] == ["am"] and "i" in words:  # "are you thinking of ..." -> "i am thinking of ..."
+        words = ["i", "am", *words[words.index("i") + 1 :]]
+    return read(" ".join(words), detector.lexicons["en"], detector.speller)
+
+
+def probabilities(reading: Reading | None, linear: Linear | None) -> np.ndarray:
+    """P(level >= 1), P(>= 2), P(>= 3) of a message: of its riskiest window, each by itself. Raises without weights."""
+    if linear is None or reading is None:
+        raise ValueError("no weights, or nothing was read")
+    return np.max([linear.levels(features(window)) for window in windows(reading)], axis=0)
+
+
+def windows(reading: Reading) -> Iterator[Reading]:
+    """The message; if it is long, also its parts of about WINDOW words, each overlapping the one before by half."""
+    yield reading
+    if sum(map(len, reading.words)) <= 2 * WINDOW:
+        return
+    part: list[tuple[str, ...]] = []
+    for sentence in _pieces(reading.words):
+        part.append(sentence)
+        if sum(map(len, part)) >= WINDOW:
+            yield replace(reading, words=tuple(part), classes=())
+            part = part[len(part) // 2 + 1 :]
+    if part:
+        yield replace(reading, words=tuple(part), classes=())
+
+
+def _pieces(sentences: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """Sentences, none longer than half a window."""
+    half = WINDOW // 2
+    for sentence in sentences:
+        yield from (sentence[at : at + half] for at in range(0, len(sentence), half))
+
+
+def fuse(reading: Reading, p_K: np.ndarray | None, detector: Detector) -> Observation:
+    """The level of a turn: the highest that a definite rule sets or that the linear model finds likely enough."""
+    calibration = detector.calibration
+    definite = [frame for frame in reading.frames if frame.rule not in calibration.hints or p_K is None]
+    level = max((frame.level for frame in definite), default=Level.NONE)
+    p, domains, reasons = 0.0, {frame.domain for frame in definite if frame.level}, _reasons(definite, detector)
+    if p_K is not None:
+        p = float(p_K[0])
+        limits = (calibration.elevated, calibration.high, calibration.emergency)
+        model = max((k for k, limit in enumerate(limits, 1) if p_K[k - 1] >= limit), default=0)
+        if model > level:
+            assert detector.linear is not None
+            domains.add(detector.linear.domain(features(reading)))
+            reasons.append(Reason(f"LINEAR.{model}", "The wording resembles that of people at this level"))
+        level = Level(max(level, model))
+    if level:
+        p = max(p, 0.5 + 0.15 * level)
+    return Observation(level, p, tuple(definite), reading.signals, reading.stances, frozenset(domains), tuple(reasons))
+
+
+def _reasons(frames: Sequence[Frame], detector: Detector) -> list[Reason]:
+    texts = {rule.id: rule.reason for lexicon in detector.lexicons.values() for rule in lexicon.rules}
+    return [Reason(frame.rule, texts.get(frame.rule, "")) for frame in frames if frame.level]

@@ -1,0 +1,1 @@
+"""Where help is: the helpline directory, the choice of a country, and the resource card."""
