@@ -37,13 +37,18 @@ def check(rounds: Rounds) -> None:
                 raise UnlikeError(f"{each.contender} has loss {each.loss}, {first.contender} {first.loss}")
 
 
-def report(rounds: Rounds, *, dtype: Dtype, was_asked: bool, threads: int) -> str:
-    """All tables, and what they were measured on, in Markdown."""
+def report(rounds: Rounds, asked: Sequence[str], *, dtype: Dtype, was_asked: bool, threads: int) -> str:
+    """All tables, and what they were measured on, in Markdown. `asked`: the contenders that were to run."""
     lines = [machine(threads)]
     if dtype == "float32" and not was_asked:
         lines.append("bfloat16 is not native to this CPU: everything is measured in float32 in its place.")
-    vocabs = list(dict.fromkeys(each.vocab for each in rounds[0]))
-    return "\n\n".join([*lines, *(table(rounds, vocab) for vocab in vocabs)])
+    for vocab in dict.fromkeys(each.vocab for each in rounds[0]):
+        lines.append(table(rounds, vocab))
+        failed = [name for name in asked if not any(_find(of_round, name, vocab) for of_round in rounds)]
+        if failed:
+            lines.append(f"Out of memory: {', '.join(failed)}.")
+    lines.append("\n".join(f"* {name}: {CONTENDERS[name].about}" for name in asked))
+    return "\n\n".join(lines)
 
 
 def machine(threads: int) -> str:
@@ -75,10 +80,6 @@ def table(rounds: Rounds, vocab: str) -> str:
         lines.append(f"| {name} | {rates} | {_spread(gains)}x | {peak:,.0f} | {share:.2f} of it |")
     peak = median(each.peak_mib for each in ours)
     lines.append(f"| **warmline** | {_spread([each.rate() for each in ours])} | | {peak:,.0f} | |")
-    failed = [name for name in CONTENDERS if name != OURS and name not in rows]
-    lines += ["", *(f"{name}: {CONTENDERS[name].about}" + "  " for name in [*order, OURS])]
-    if failed:
-        lines += ["", f"Not measured, or out of memory: {', '.join(failed)}."]
     if order:
         gain = median(rows[order[0]][1])
         lines += ["", f"The honest row is the first: against {order[0]!r} warmline is {gain:.2f} times as fast."]

@@ -57,13 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.encode:
         print(encoding_report())
         return 0
-    rounds = run_all(options, dtype)
+    names = options.contenders or available()
+    rounds = run_all(options, names, dtype)
     if options.json:
         about = {"machine": machine(options.threads), "source": options.source, "dtype": dtype, "set": options.set}
         rows = [[done._asdict() for done in of_round] for of_round in rounds]
         options.json.write_text(json.dumps(about | {"rounds": rows}, indent=1) + "\n", encoding="utf-8")
     check(rounds)
-    print(report(rounds, dtype=dtype, was_asked=options.dtype != "auto", threads=options.threads))
+    print(report(rounds, names, dtype=dtype, was_asked=options.dtype != "auto", threads=options.threads))
     return 0
 
 
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--source", choices=("esconv", "bundled"), default="esconv", help="conversations; esconv needs WARMLINE_DATA")
     add("--vocab", choices=tuple(workload.VOCABS), nargs="+", default=list(workload.VOCABS), help="embedding rows")
-    add("--contenders", nargs="+", choices=tuple(CONTENDERS), metavar="NAME", help=f"of: {', '.join(CONTENDERS)}")
+    add("--contenders", nargs="+", choices=tuple(CONTENDERS), metavar="NAME", help=f"of: {'; '.join(CONTENDERS)}")
     add(
         "--steps",
         type=int,
@@ -93,19 +94,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_all(options: argparse.Namespace, dtype: Dtype) -> Rounds:
+def run_all(options: argparse.Namespace, names: Sequence[str], dtype: Dtype) -> Rounds:
     """Every contender of every round in a process of its own."""
     if options.quick:
         options.vocab, options.steps, options.rounds = ["8k"], 1, 1
     steps = {vocab: options.steps or STEPS[vocab] for vocab in options.vocab}
-    names = options.contenders or available()
+    num_conversations = workload.BATCH_SIZE * max(*STEPS.values(), *steps.values())  # the same ones for every choice
     settings = [*(QUICK if options.quick else ()), *options.set]
     jobs = list(_jobs(names, steps, options.rounds))
     rounds: Rounds = [[] for _ in range(options.rounds)]
     done_with: set[tuple[str, str]] = set()
     with tempfile.TemporaryDirectory() as folder, progress("benchmark", len(jobs)) as advance:
         file = Path(folder) / "workload.pickle"
-        workload.save(workload.build(options.source, workload.BATCH_SIZE * max(steps.values()), settings), file)
+        workload.save(workload.build(options.source, num_conversations, settings), file)
         for job in jobs:
             if (job.contender, job.vocab) in done_with:
                 advance(1, "")
