@@ -17,7 +17,7 @@ from warmline.safety.linear import Linear, features, load_linear
 from warmline.safety.matcher import Reading, read
 from warmline.safety.normalize import Speller, passages, plain
 
-WINDOW = 60  # words that the linear model reads at once, in whole sentences; a longer message is read in windows
+WINDOW = 100  # words, more or less, that the linear model reads at once; a longer message is read in parts
 SHORT = 12  # words of a turn that may be part of a statement split over turns
 NUM_JOINED = 3  # newest turns that such a statement is looked for in
 Result = TypeVar("Result")
@@ -42,6 +42,7 @@ class Detector:
     triggers: frozenset[str]  # words around which the middle of a very long message is read
     linear: Linear | None
     calibration: Calibration
+    reasons: Mapping[str, str]  # of each rule
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def make_detector(
     foreign = {lang: frozenset(each.words - common) for lang, each in lexicons.items() if lang != "en"}
     every = {word: 1 for each in lexicons.values() for word in each.words} | dict(known)
     triggers = frozenset().union(*(each.triggers for each in lexicons.values()))
-    return Detector(lexicons, foreign, Speller(every, risk), triggers, linear, calibration)
+    reasons = {rule.id: rule.reason for each in lexicons.values() for rule in each.rules}
+    return Detector(lexicons, foreign, Speller(every, risk), triggers, linear, calibration, reasons)
 
 
 def shipped_vocabulary() -> Mapping[str, int]:
@@ -178,25 +180,25 @@ def probabilities(reading: Reading | None, linear: Linear | None) -> np.ndarray:
 
 
 def windows(reading: Reading) -> Iterator[Reading]:
-    """The message; if it is long, also its parts of about WINDOW words, each overlapping the one before by half."""
-    yield reading
-    if sum(map(len, reading.words)) <= 2 * WINDOW:
+    """The message; if it is long, its parts of about WINDOW words, each beginning with the last piece of the one before."""
+    if sum(map(len, reading.words)) <= 1.5 * WINDOW:
+        yield reading
         return
     part: list[tuple[str, ...]] = []
-    for sentence in _pieces(reading.words):
-        part.append(sentence)
+    for piece in _pieces(reading.words):
+        part.append(piece)
         if sum(map(len, part)) >= WINDOW:
             yield replace(reading, words=tuple(part), classes=())
-            part = part[len(part) // 2 + 1 :]
-    if part:
+            part = part[-1:]
+    if len(part) > 1:
         yield replace(reading, words=tuple(part), classes=())
 
 
 def _pieces(sentences: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-    """Sentences, none longer than half a window."""
-    half = WINDOW // 2
+    """Sentences, none longer than a quarter of a window."""
+    most = WINDOW // 4
     for sentence in sentences:
-        yield from (sentence[at : at + half] for at in range(0, len(sentence), half))
+        yield from (sentence[at : at + most] for at in range(0, len(sentence), most))
 
 
 def fuse(reading: Reading, p_K: np.ndarray | None, detector: Detector) -> Observation:
@@ -204,7 +206,8 @@ def fuse(reading: Reading, p_K: np.ndarray | None, detector: Detector) -> Observ
     calibration = detector.calibration
     definite = [frame for frame in reading.frames if frame.rule not in calibration.hints or p_K is None]
     level = max((frame.level for frame in definite), default=Level.NONE)
-    p, domains, reasons = 0.0, {frame.domain for frame in definite if frame.level}, _reasons(definite, detector)
+    p, domains = 0.0, {frame.domain for frame in definite if frame.level}
+    reasons = [Reason(frame.rule, detector.reasons.get(frame.rule, "")) for frame in definite if frame.level]
     if p_K is not None:
         p = float(p_K[0])
         limits = (calibration.elevated, calibration.high, calibration.emergency)
@@ -217,8 +220,3 @@ def fuse(reading: Reading, p_K: np.ndarray | None, detector: Detector) -> Observ
     if level:
         p = max(p, 0.5 + 0.15 * level)
     return Observation(level, p, tuple(definite), reading.signals, reading.stances, frozenset(domains), tuple(reasons))
-
-
-def _reasons(frames: Sequence[Frame], detector: Detector) -> list[Reason]:
-    texts = {rule.id: rule.reason for lexicon in detector.lexicons.values() for rule in lexicon.rules}
-    return [Reason(frame.rule, texts.get(frame.rule, "")) for frame in frames if frame.level]

@@ -1,8 +1,9 @@
 """Read one message with a lexicon: words, sentences, the classes in them, and the rules that they fit."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple
 
 from warmline.safety.levels import Frame, Level
@@ -78,7 +79,6 @@ class Hit(NamedTuple):
     """A rule that a sentence fits."""
 
     rule: Rule
-    sentence: int
     span: Span
     negated: bool
     quoted: bool
@@ -111,7 +111,8 @@ def read(text: str, lexicon: Lexicon, speller: Speller | None = None) -> Reading
         repaired = sentences(joined(first), lexicon, speller)
         if repaired != as_is:
             readings.append(repaired)
-    return _merge([_reading(each, lexicon) for each in readings])
+    parsed = {sentence: _parse(sentence, lexicon) for sentence in dict.fromkeys(chain(*readings))}
+    return _merge([_reading(each, parsed) for each in readings])
 
 
 def sentences(text: str, lexicon: Lexicon, speller: Speller | None = None) -> tuple[Sentence, ...]:
@@ -177,20 +178,28 @@ def _written_out(token: str, lexicon: Lexicon, speller: Speller | None) -> tuple
     return (word,) if word else ()
 
 
-def _reading(found: Sequence[Sentence], lexicon: Lexicon) -> Reading:
-    hits: list[Hit] = []
-    order: list[str] = []
-    for number, sentence in enumerate(found):
-        places = Places(sentence.words, lexicon)
-        order += [lexicon.names[class_id] for class_id in places if class_id in lexicon.names]
-        hits += _hits(sentence, number, places, lexicon)
+class Parsed(NamedTuple):
+    """What one sentence shows: its classes by name, in the order in which they are found, and the rules that it fits."""
+
+    classes: tuple[str, ...]
+    hits: tuple[Hit, ...]
+
+
+def _parse(sentence: Sentence, lexicon: Lexicon) -> Parsed:
+    places = Places(sentence.words, lexicon)
+    classes = tuple(lexicon.names[class_id] for class_id in places if class_id in lexicon.names)
+    return Parsed(classes, tuple(_hits(sentence, places, lexicon)))
+
+
+def _reading(found: Sequence[Sentence], parsed: Mapping[Sentence, Parsed]) -> Reading:
+    hits = [hit for sentence in found for hit in parsed[sentence].hits]
     contexts = frozenset(hit.rule.what for hit in hits if hit.rule.says == "context")
     stances = {hit.rule.what for hit in hits if hit.rule.says == "stance" and not hit.negated}
     signals = frozenset(hit.rule.what for hit in hits if hit.rule.says == "signal" and not hit.negated)
     counted, denied = _settle(hits, contexts, stances)
-    return Reading(
-        tuple(each.words for each in found), tuple(order), counted, denied, signals, contexts, frozenset(stances)
-    )
+    classes = tuple(name for sentence in found for name in parsed[sentence].classes)
+    words = tuple(each.words for each in found)
+    return Reading(words, classes, counted, denied, signals, contexts, frozenset(stances))
 
 
 def _settle(hits: Sequence[Hit], contexts: frozenset[str], stances: set[str]) -> tuple[tuple[Frame, ...], ...]:
@@ -212,7 +221,7 @@ def _settle(hits: Sequence[Hit], contexts: frozenset[str], stances: set[str]) ->
     return tuple(counted), tuple(denied)
 
 
-def _hits(sentence: Sentence, number: int, places: Places, lexicon: Lexicon) -> Iterator[Hit]:
+def _hits(sentence: Sentence, places: Places, lexicon: Lexicon) -> Iterator[Hit]:
     outer = {at for span in places.spans(lexicon.class_ids.get("NOT_REALLY", -1)) for at in range(*span)}
     turning = [span.start for span in places.spans(lexicon.class_ids.get("NOT", -1)) if span.start not in outer]
     for class_id in places:
@@ -224,7 +233,7 @@ def _hits(sentence: Sentence, number: int, places: Places, lexicon: Lexicon) -> 
             negated = not rule.pattern.negates and any(
                 span.start - REACH <= at < span.end and at not in taken for at in turning
             )
-            yield Hit(rule, number, span, negated, all(sentence.quoted[span.start : span.end]))
+            yield Hit(rule, span, negated, all(sentence.quoted[span.start : span.end]))
 
 
 def match(pattern: Pattern, places: Places, num_words: int) -> tuple[Span, frozenset[int]] | None:

@@ -3,11 +3,12 @@
 import re
 import unicodedata
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 
 EDGE = 8_000  # characters read of each end of a message
 NUM_PASSAGES = 20  # read of the middle of a longer one, around words that may matter
 PASSAGE = 300  # characters on each side of such a word
+REMEMBERED = 4_096  # words whose repair is kept in memory
 
 # Letters of other scripts that look like Latin ones, after lower-casing (a part of Unicode's confusables, UTS 39).
 _LOOK_ALIKES = {
@@ -153,7 +154,7 @@ class Speller:
                     self._near.setdefault(variant, set()).add(word)
             if len(bare := _consonants(word)) >= 3:
                 self._bare.setdefault(bare, word)
-        self.repair = cache(self._repair)
+        self.repair = lru_cache(REMEMBERED)(self._repair)
 
     def _repair(self, word: str) -> tuple[str, ...] | None:
         """The words that an unknown `word` stands for; None when it is known or beyond repair."""
