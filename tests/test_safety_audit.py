@@ -263,11 +263,6 @@ def test_a_folder_that_is_none_drops_the_event(tmp_path: Path) -> None:
     assert drops_one(tmp_path / "audit" / "below")
 
 
-def test_a_folder_that_cannot_be_made_drops_the_event(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    assert drops_one(tmp_path / "file" / "audit")
-
-
 def test_a_lock_that_is_held_drops_the_event_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "LOCK_S", 0.05)
     with FileLock(tmp_path / ".lock"):
