@@ -381,18 +381,18 @@ def test_engines_of_two_stages_over_one_model_can_take_turns(
 def test_capabilities_name_heads_only_where_there_are_some(
     model: SupportModel, sft: LocalEngine, tokenizer: Any, toy_base: Path
 ) -> None:
-    assert sft.capabilities() == {"logits", "n", "heads"}
-    assert LocalEngine(model, tokenizer, "base").capabilities() == {"logits", "n"}
+    assert sft.capabilities() == {"logits", "n", "grammar", "heads"}
+    assert LocalEngine(model, tokenizer, "base").capabilities() == {"logits", "n", "grammar"}
     bare = load(toy_base)
     bare.add_stage("sft", LoraSettings(r=2), {}, "toy")
-    assert LocalEngine(bare, tokenizer, "sft").capabilities() == {"logits", "n"}
+    assert LocalEngine(bare, tokenizer, "sft").capabilities() == {"logits", "n", "grammar"}
     with pytest.raises(ModelError, match="stage 'dpo' is not loaded"):
         LocalEngine(model, tokenizer, "dpo")
 
 
 def test_what_the_engine_cannot_do_is_refused(sft: LocalEngine, toy_base: Path, model: SupportModel) -> None:
-    with pytest.raises(EngineError, match="cannot follow a grammar"):
-        sft.generate(GenerateRequest(HELLO, constraint="start: /[a-z]+/"))
+    with pytest.raises(EngineError, match="grammar cannot be followed"):
+        list(sft.generate(GenerateRequest(HELLO, constraint="start: NOWHERE")))
     with pytest.raises(EngineError, match="n is 0; expected at least 1 reply"):
         sft.generate(GenerateRequest(HELLO, n=0))
     refusing = LocalEngine(model, load_tokenizer(toy_base, "{{ raise_exception('no system message') }}"), "sft")

@@ -1,10 +1,16 @@
 """Drawing a token: as often as its probability says, and never from outside the smallest set that reaches top_p."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
-from warmline.engine.engine import Sampling
-from warmline.engine.local import _draw
+from warmline.engine.engine import GenerateRequest, Message, Sampling
+from warmline.engine.local import LocalEngine, _draw
+from warmline.model.load import load_tokenizer
+
+from .test_local import load
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.75), (2.0, 0.9)])
@@ -31,3 +37,16 @@ def test_at_temperature_0_the_likeliest_token_of_each_row_is_taken() -> None:
     logits = torch.tensor([[0.0, 1e-6, -1.0], [5.0, 3.0, 4.0]])
     for sampling in (Sampling(temperature=0), Sampling(temperature=1e-50, top_p=1.0), Sampling(top_p=1e-9)):
         assert _draw(logits, sampling, torch.Generator()).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_reply_inside_a_grammar_is_one_of_its_words(toy_base: Path, temperature: float) -> None:
+    engine = LocalEngine(load(toy_base), load_tokenizer(toy_base))
+    hello = (Message("user", "Hello"),)
+    lark = 'start: "I hear " ("you" | "that this hurts") END\nEND: "." | ", truly."'
+    sampling = Sampling(temperature=temperature, top_p=1.0, max_new_tokens=60, seed=1)
+    texts = dict.fromkeys(range(3), "")
+    for chunk in engine.generate(GenerateRequest(hello, sampling, n=3, constraint=lark)):
+        texts[chunk.index] += chunk.text
+    for text in texts.values():
+        assert re.fullmatch(r"I hear (you|that this hurts)(\.|, truly\.)", text), text

@@ -55,8 +55,10 @@ def test_eval_measures_the_test_part() -> None:
     risky = sum(case.risk > 0 for case in test)
     assert found["test"]["recall"]["n"] == risky
     assert found["test"]["false_alarms"]["n"] == len(test) - risky
+    assert found["blind"]["recall"]["n"] + found["blind"]["false_alarms"]["n"] == 640
     table = safety("eval", "--shipped-only").stdout.decode()
-    assert "Test part, as shipped" in table
+    assert "As shipped" in table
+    assert "blind.subtle" in table
     assert "By category" in table
 
 
@@ -108,3 +110,56 @@ def test_wilson_intervals() -> None:
     assert Rate(0, 0).interval == (0.0, 1.0)
     low, high = Rate(90, 100).interval
     assert (round(low, 3), round(high, 3)) == (0.826, 0.945)  # Wilson (1927), by hand
+
+
+def test_validate_names_the_broken_rules_and_where() -> None:
+    turns = [{"role": "user", "content": "I want to die"}]
+    candidate = "That sounds heavy. I promise it stays our secret."
+    rows = [
+        {"id": 1, "risk": "high", "turns": turns, "candidate": candidate},
+        {"id": 2, "risk": "none", "turns": turns, "candidate": "Good morning."},
+        {"id": 3, "risk": "mild", "turns": turns, "candidate": "Hello."},
+        {"id": 4, "risk": "none", "turns": turns},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows) + "nonsense\n"
+    done = safety("validate", text=text.encode())
+    assert done.returncode == 0
+    found = [json.loads(each) for each in done.stdout.splitlines()]
+    assert [each["id"] for each in found] == [1, 2, 3, 4, None]
+    assert "promise_of_secrecy" in found[0]["violations"]
+    assert found[0]["violations"] == sorted(found[0]["violations"])
+    assert found[1]["violations"] == []
+    assert [each["violations"] for each in found[2:]] == [["input"]] * 3
+    for span in found[0]["spans"]:
+        assert 0 <= span["start"] <= span["end"] <= len(candidate)
+    [secret] = [span for span in found[0]["spans"] if span["rule"] == "promise_of_secrecy"][:1]
+    assert "secret" in candidate[secret["start"] : secret["end"]] or "promise" in candidate[secret["start"] :]
+
+
+def test_reply_climbs_to_a_safe_answer_without_a_model() -> None:
+    rows = [
+        line("a", "I want to kill myself tonight"),
+        b'{"id": "b"}\n',
+        line("c", "We had soup for dinner."),
+        json.dumps(
+            {
+                "id": "d",
+                "turns": [
+                    {"role": "user", "content": "I want to kill myself", "t": 0},
+                    {"role": "assistant", "content": "That sounds heavy."},
+                    {"role": "user", "content": "what is for lunch", "t": 60},
+                ],
+            }
+        ).encode(),
+    ]
+    done = safety("reply", "--engine", "scripted", "--country", "IE", "--seed", "1", text=b"".join(rows))
+    assert done.returncode == 0
+    found = [json.loads(each) for each in done.stdout.splitlines()]
+    assert [each["id"] for each in found] == ["a", "b", "c", "d"]
+    assert [each["level"] for each in found] == ["high", "elevated", "none", "high"]
+    assert [each["reply_source"] for each in found] == ["guided", "notice", "model", "guided"]
+    assert [each["card"] is not None for each in found] == [True, False, False, True]
+    for each in (found[0], found[3]):
+        checked = {"id": "x", "risk": "high", "turns": [], "candidate": each["reply"]}
+        verdict = json.loads(safety("validate", text=json.dumps(checked).encode()).stdout)
+        assert verdict["violations"] == []

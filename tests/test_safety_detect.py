@@ -188,7 +188,7 @@ def test_a_families_rules_can_be_left_out() -> None:
 )
 def test_plain_statements_are_noticed_without_the_model_too(text: str, expected: Level, detector: Detector) -> None:
     assert level(text, detector) >= expected
-    assert observe(text, replace(detector, linear=None)).level >= expected
+    assert observe(text, replace(detector, linear=None, recurrent=None)).level >= expected
 
 
 @pytest.mark.parametrize(
@@ -247,8 +247,16 @@ def test_a_statement_split_over_turns_is_put_together(detector: Detector) -> Non
 
 
 def test_without_weights_the_rules_go_on(detector: Detector) -> None:
-    seen = observe(STATEMENT, replace(detector, linear=None))
-    assert (seen.level, seen.degraded) == (Level.HIGH, {"linear"})
+    seen = observe(STATEMENT, replace(detector, linear=None, recurrent=None))
+    assert (seen.level, seen.degraded) == (Level.HIGH, {"linear", "recurrent"})
+
+
+@pytest.mark.parametrize("missing", ["linear", "recurrent"])
+def test_either_model_goes_on_without_the_other(missing: str, detector: Detector) -> None:
+    text = "everyone would have it easier once I am out of the picture for good, and I have made my peace with that"
+    seen = observe(text, replace(detector, **{missing: None}))
+    assert seen.degraded == {missing}
+    assert seen.level >= Level.ELEVATED
 
 
 def test_weights_that_give_no_number_are_left_out(detector: Detector) -> None:
@@ -265,7 +273,7 @@ def test_with_both_parts_down_a_turn_is_elevated_and_guarded(detector: Detector,
     monkeypatch.setattr(detect, "read_message", broken)
     seen = observe("hello", detector)
     assert seen.level == Level.ELEVATED
-    assert seen.degraded == {"rules", "linear", "guarded"}
+    assert seen.degraded == {"rules", "linear", "recurrent", "guarded"}
     assert "secret" not in repr(seen)
 
 
@@ -343,7 +351,37 @@ def test_features_are_hashed_into_their_ranges(detector: Detector) -> None:
     )
 
 
+def test_a_message_is_read_alike_alone_and_among_others(detector: Detector) -> None:
+    """The recurrent model pads; what stands at padding must mean nothing."""
+    assert detector.recurrent is not None
+    texts = ["I am tired", "we went to the market and it rained all day but the bread was good", "no", ""]
+    readings = [read(text, detector.lexicons["en"]) for text in texts]
+    together = detector.recurrent.logits(readings)
+    for row, reading in zip(together, readings, strict=True):
+        np.testing.assert_allclose(detector.recurrent.logits([reading])[0], row, atol=1e-4)
+
+
+def test_the_recurrent_model_reads_as_torch_does() -> None:
+    """numpy's steps against torch's own GRU, on a network with random weights."""
+    import torch
+
+    from warmline.safety.fit_recurrent import _Network, _weights
+    from warmline.safety.recurrent import encode, words_of
+
+    torch.manual_seed(0)
+    words = ["bread", "day", "rain", "the"]
+    network = _Network(len(words) + 2, 3).eval()
+    weights = _weights(network, words)
+    lexicon = compile_lexicon({"classes": {}, "rules": {}}, "xx")
+    readings = [read(text, lexicon) for text in ("the rain, the bread. day", "bread", "rain the day unknownword")]
+    ids, pieces = encode([words_of(each) for each in readings], weights.word_ids)
+    with torch.no_grad():
+        expected, _ = network(torch.from_numpy(ids), torch.from_numpy(pieces))
+    np.testing.assert_allclose(weights.logits(readings), expected.numpy(), atol=1e-5)
+
+
 def test_thresholds_decide_and_hints_do_not(detector: Detector) -> None:
     rules = {rule.id for rule in detector.lexicons["en"].rules}
-    deaf = make_detector(detector.lexicons, {}, detector.linear, Calibration(2.0, 2.0, 2.0, frozenset(rules)))
+    never = Calibration(2.0, 2.0, 2.0, frozenset(rules), detector.calibration.mix)
+    deaf = make_detector(detector.lexicons, {}, detector.linear, detector.recurrent, never)
     assert observe(STATEMENT, deaf).level == Level.NONE

@@ -59,8 +59,8 @@ def test_readings_may_depend_on_the_messages() -> None:
 
 
 def test_capabilities_say_what_it_was_given() -> None:
-    assert ScriptedEngine().capabilities() == {"logits", "n"}
-    assert ScriptedEngine(["a"], readings=[RISK]).capabilities() == {"n", "heads"}
+    assert ScriptedEngine().capabilities() == {"logits", "n", "grammar"}
+    assert ScriptedEngine(["a"], readings=[RISK]).capabilities() == {"n", "grammar", "heads"}
 
 
 def test_a_prefill_is_not_repeated() -> None:
@@ -148,8 +148,8 @@ def test_an_empty_reply_has_no_tokens() -> None:
 def test_what_it_cannot_do_is_an_error() -> None:
     with pytest.raises(EngineError, match="no log-probabilities"):
         ScriptedEngine(["a"]).score(HELLO, "a")
-    with pytest.raises(EngineError, match="grammar"):
-        ScriptedEngine().generate(GenerateRequest(HELLO, constraint="root ::= 'a'"))
+    with pytest.raises(EngineError, match="grammar cannot be followed"):
+        list(ScriptedEngine().generate(GenerateRequest(HELLO, constraint="start: NOWHERE")))
     with pytest.raises(EngineError, match="n is 0"):
         ScriptedEngine().generate(GenerateRequest(HELLO, n=0))
     with pytest.raises(EngineError, match="a list"):
@@ -170,3 +170,15 @@ def test_stopping_does_not_hang_on_where_the_pieces_are_cut(pieces: list[str], s
     ends = ([prefix.find(text) for text in stop if text and text in prefix] for prefix in prefixes)
     first = next((min(starts) for starts in ends if starts), len(whole))
     assert "".join(until_stop(pieces, stop)) == whole[:first]
+
+
+def test_a_grammar_is_followed_whatever_the_logits_and_with_given_replies_too() -> None:
+    lark = 'start: "That " ("sounds hard" | "must hurt") ("." | ", and I am here.")'
+    for engine in (ScriptedEngine(), ScriptedEngine(["I will not follow it."])):
+        seen = set()
+        for seed in range(30):
+            request = GenerateRequest(HELLO, Sampling(temperature=1.0, top_p=1.0, seed=seed), constraint=lark)
+            seen.add("".join(chunk.text for chunk in engine.generate(request)))
+        assert seen == {
+            f"That {what}{end}" for what in ("sounds hard", "must hurt") for end in (".", ", and I am here.")
+        }

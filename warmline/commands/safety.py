@@ -3,16 +3,23 @@
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from warmline.commands.shared import errors, failure
 
+if TYPE_CHECKING:
+    from warmline.dialogue.companion import Setting
+    from warmline.engine.engine import Engine
+
 safety_app = typer.Typer(
     help="Notice danger, show help, and measure how well.\n\nExample: warmline safety eval", no_args_is_help=True
 )
+EngineName = Literal["scripted", "tiny", "local"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
 
 
@@ -66,12 +73,100 @@ def _assessed(row: object) -> dict[str, object]:
     }
 
 
+@safety_app.command(name="validate")
+def safety_validate() -> None:
+    """Read candidate replies as JSON lines; write the rules that each one breaks. Only hard rules are violations.
+
+    A line is {"id", "risk", "turns", "candidate"}. A malformed line gives the violation `input`, and the command goes on.
+
+    Example: warmline safety validate < replies.jsonl
+    """
+    with errors():
+        for row in _stdin_rows():
+            typer.echo(json.dumps(_validated(row), ensure_ascii=False))
+
+
+def _validated(row: object) -> dict[str, object]:
+    from warmline.safety.validate.context import ContextError, context_from_case
+    from warmline.safety.validate.release import validate
+
+    case_id = row.get("id") if isinstance(row, dict) else None
+    if isinstance(row, dict) and isinstance(row.get("candidate"), str):
+        with suppress(ContextError):
+            return validate(row["candidate"], context_from_case(row)).as_json(case_id)
+    return {"id": case_id, "violations": ["input"], "soft": [], "spans": []}
+
+
+@safety_app.command(name="reply")
+def safety_reply(
+    run_or_model: Annotated[str, typer.Argument(metavar="[RUN]", help="A run or model for tiny and local.")] = "tiny",
+    engine: Annotated[EngineName, typer.Option(help="scripted needs no RUN: seeded logits without a model.")] = "tiny",
+    country: Annotated[str | None, typer.Option(metavar="XX", help="Country of the card, two letters.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes the draw repeatable.")] = None,
+) -> None:
+    """Read conversations as JSON lines; answer each one's last user turn through the whole safety system.
+
+    A line is {"id", "turns": [{"role", "content", "t"?}]}. A malformed line gives no reply, and the command goes on.
+
+    Example: warmline safety reply --engine scripted < cases.jsonl
+    """
+    with errors():
+        from warmline.dialogue.companion import Setting
+        from warmline.engine.engine import Sampling
+        from warmline.safety.detect import load_detector
+        from warmline.safety.resources.directory import load_directory
+
+        speaking, system_prompt = _engine(run_or_model, engine)
+        sampling = Sampling(seed=seed)
+        setting = Setting(speaking, load_detector(), load_directory(), system_prompt, sampling, country)
+        for row in _stdin_rows():
+            typer.echo(json.dumps(_replied(setting, row), ensure_ascii=False))
+
+
+def _engine(name: str, kind: str) -> tuple["Engine", str | None]:
+    if kind == "scripted":
+        from warmline.engine.scripted import ScriptedEngine
+
+        return ScriptedEngine(), None
+    from warmline.pipeline import open_engine
+    from warmline.run_dir import RunDir
+
+    opened = open_engine(name, RunDir(Path("runs") / name if (Path("runs") / name).is_dir() else Path(name)), None)
+    return opened.engine, opened.system_prompt
+
+
+def _replied(setting: "Setting", row: object) -> dict[str, object]:
+    from warmline.dialogue.companion import Answer, respond, resume
+    from warmline.safety.validate.context import ContextError, Turn, turns_from_case
+
+    case_id = row.get("id") if isinstance(row, dict) else None
+    try:
+        if not isinstance(row, dict):
+            raise ContextError("expected an object")
+        turns = turns_from_case(row.get("turns"))
+        last = max(at for at, turn in enumerate(turns) if turn.role == "user")
+    except (ContextError, ValueError):
+        return {"id": case_id, "level": "elevated", "reply": "", "reply_source": "notice", "card": None}
+    times = [each.get("t") for each in row["turns"]]
+    session = resume(setting, turns[:last], times)
+    at = times[last] if isinstance(times[last], int | float) else session.last_at or 0.0
+    *_, answer = respond(setting, session, Turn(*turns[last]).content, at)
+    assert isinstance(answer, Answer)
+    return {
+        "id": case_id,
+        "level": answer.level.label,
+        "reply": answer.reply,
+        "reply_source": answer.reply_source,
+        "card": answer.card.as_json() if answer.card else None,
+    }
+
+
 @safety_app.command(name="eval")
 def safety_eval(
     as_json: AsJson = False,
     shipped_only: Annotated[bool, typer.Option(help="Skip the fits with families left out (minutes).")] = False,
 ) -> None:
-    """Measure the detector on the public red-team set: first with each family left out, then the test part.
+    """Measure the detector on the public red-team set: first with each family left out, then as shipped.
 
     Example: warmline safety eval
     """
@@ -84,10 +179,12 @@ def safety_eval(
 
         cases = read_cases()
         test = [case for case in cases if part_of(case.family) == "test"]
-        with progress("assess", len(cases) * (not shipped_only) + len(test)) as advance:
+        blind = read_cases("blind")
+        with progress("assess", len(cases) * (not shipped_only) + len(test) + len(blind)) as advance:
             on_test = list(score(test, load_detector(), advance))
+            on_blind = list(score(blind, load_detector(), advance))
             held_out = [] if shipped_only else list(_left_out(cases, advance))
-        evaluation = safety_view.Evaluation(held_out, on_test)
+        evaluation = safety_view.Evaluation(held_out, on_test, on_blind)
         if as_json:
             typer.echo(json.dumps(safety_view.as_json(evaluation), indent=1))
         else:

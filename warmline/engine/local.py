@@ -1,5 +1,6 @@
 """The engine that holds the weights: one forward pass gives the first token and what the heads read."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,14 @@ from torch import Tensor
 
 from warmline.data.tokenize import TemplateError, answer_span, control_tokens, defuse, render
 from warmline.engine.engine import Capability, Chunk, EngineError, GenerateRequest, Message, Reading, Sampling, Scores
+from warmline.engine.grammar import Grammar, tokenizer_of
 from warmline.engine.stop_texts import StopTexts
 from warmline.model.heads import values
 from warmline.model.support_model import SupportModel
 from warmline.objectives import lm
 
 if TYPE_CHECKING:
+    from llguidance import LLTokenizer
     from transformers import PreTrainedTokenizerBase
 
 
@@ -33,18 +36,18 @@ class LocalEngine:
         self._stop_ids = _stop_ids(model, tokenizer)
         self._control_tokens = control_tokens(tokenizer)
         self._scored: tuple[list[int], Any] | None = None  # the ids of the last `score` and their cache
+        self._guide: LLTokenizer | None = None  # made at the first grammar
         model.use(stage)
 
     def capabilities(self) -> frozenset[Capability]:
         """`heads` only where the stage has some: the base has none."""
-        return frozenset(("logits", "n", "heads") if self._model.specs.get(self._stage) else ("logits", "n"))
+        heads: tuple[Capability, ...] = ("heads",) if self._model.specs.get(self._stage) else ()
+        return frozenset(("logits", "n", "grammar", *heads))
 
     def generate(self, request: GenerateRequest) -> Iterator[Chunk]:
         """Stream `request.n` replies from one prefill. The oldest turns are left out if the context is too short."""
         if request.n < 1:
             raise EngineError(f"n is {request.n}; expected at least 1 reply")
-        if request.constraint is not None:
-            raise EngineError("this engine cannot follow a grammar yet")
         request = replace(request, prefill=defuse(request.prefill, self._control_tokens))
         prompt, notes = self._prompt(request.messages, request.prefill, request.sampling.max_new_tokens)
         return self._stream(prompt, request, notes)
@@ -102,8 +105,11 @@ class LocalEngine:
         generator.seed() if request.sampling.seed is None else generator.manual_seed(request.sampling.seed)
         given = self._ids(request.prefill) if request.prefill else []
         replies = [_Reply(self._tokenizer, request.sampling, given) for _ in range(request.n)]
+        grammars = [self._grammar(request.constraint) for _ in replies] if request.constraint is not None else []
         for position in range(request.sampling.max_new_tokens):
-            ids_B = _draw(self._logits(state_BD), request.sampling, generator)
+            ids_B = _draw(_inside(grammars, self._logits(state_BD)), request.sampling, generator)
+            for grammar, token in zip(grammars, ids_B.tolist(), strict=False):
+                grammar.take(token)
             for index, (reply, token) in enumerate(zip(replies, ids_B.tolist(), strict=True)):
                 if piece := reply.push(token, is_stop=token in self._stop_ids):
                     yield Chunk(piece, index)
@@ -113,6 +119,13 @@ class LocalEngine:
         for index, reply in enumerate(replies):
             if rest := reply.rest():
                 yield Chunk(rest, index)
+
+    def _grammar(self, lark: str) -> Grammar:
+        own = self._tokenizer.eos_token_id
+        end = own if own in self._stop_ids else min(self._stop_ids)
+        if self._guide is None:
+            self._guide = tokenizer_of(self._tokenizer, len(self._model.lm_weight_VD), end)  # type: ignore[arg-type]
+        return Grammar(self._guide, lark, end)  # type: ignore[arg-type]
 
     @torch.inference_mode()
     def _logits(self, state_BD: Tensor) -> Tensor:
@@ -200,6 +213,15 @@ class _Reply:
 
     def rest(self) -> str:
         return self._texts.rest()
+
+
+@torch.inference_mode()
+def _inside(grammars: Sequence[Grammar], logits_BV: Tensor) -> Tensor:
+    """The logits with minus infinity at each token that the row's grammar does not allow next."""
+    for row, grammar in enumerate(grammars):
+        allowed_V = torch.from_numpy(grammar.allowed(logits_BV.shape[-1])).to(logits_BV.device)
+        logits_BV[row, ~allowed_V] = -math.inf
+    return logits_BV
 
 
 def _draw(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:

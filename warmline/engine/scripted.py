@@ -4,11 +4,13 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from warmline.engine.engine import Capability, Chunk, EngineError, GenerateRequest, Message, Reading, Sampling, Scores
+from warmline.engine.grammar import Grammar, tokenizer_of_bytes
 from warmline.engine.stop_texts import until_stop
 
 VOCABULARY = bytes(range(0x20, 0x7F))  # printable ASCII; token i is VOCABULARY[i]
@@ -23,7 +25,7 @@ Readings = Sequence[Reading] | Callable[[Sequence[Message]], tuple[Reading, ...]
 class ScriptedEngine:
     """Replays `replies` in turn (cycling), whatever the sampling says except `stop`; without replies, decodes.
 
-    Decoding draws printable ASCII from logits that depend on nothing but `seed`, the messages and the reply so far,
+    A request with a grammar is decoded inside it, with replies or without. Decoding draws printable ASCII from logits that depend on nothing but `seed`, the messages and the reply so far,
     so that generation and `score` agree. A draw without a seed of its own differs from call to call, and a new engine
     with the same `seed` repeats the whole sequence of calls. `readings` are the same for every prompt, or a function
     of the messages. A reply's chunks leave out the request's `prefill`.
@@ -42,8 +44,8 @@ class ScriptedEngine:
         self._num_started = itertools.count()  # replies begun; count() stays correct under a server's threads
 
     def capabilities(self) -> frozenset[Capability]:
-        """`n` always; `logits` when it decodes; `heads` when it was given readings."""
-        capabilities: set[Capability] = {"n"}
+        """`n` and `grammar` always; `logits` when it decodes; `heads` when it was given readings."""
+        capabilities: set[Capability] = {"n", "grammar"}
         if not self._replies:
             capabilities.add("logits")
         if self._readings:
@@ -54,8 +56,6 @@ class ScriptedEngine:
         """Stream `request.n` replies, a piece of each in turn; readings stand on the first chunk."""
         if request.n < 1:
             raise EngineError(f"n is {request.n}; expected at least 1 reply")
-        if request.constraint is not None:
-            raise EngineError("the scripted engine cannot follow a grammar")
         streams = [
             until_stop(self._pieces(request, index, next(self._num_started)), request.sampling.stop)
             for index in range(request.n)
@@ -87,7 +87,7 @@ class ScriptedEngine:
         return tuple(self._readings)
 
     def _pieces(self, request: GenerateRequest, index: int, started: int) -> Iterator[str]:
-        if not self._replies:
+        if not self._replies or request.constraint is not None:
             return self._decode(request, index, started)
         reply = self._replies[started % len(self._replies)].removeprefix(request.prefill)
         return iter(re.findall(r"\s*\S+|\s+", reply))
@@ -96,10 +96,16 @@ class ScriptedEngine:
         sampling = request.sampling
         # Without a seed of its own the draw hangs on how many replies came before.
         generator = _generator((self._seed, started) if sampling.seed is None else (sampling.seed, index, "own"))
+        grammar = None if request.constraint is None else Grammar(_tokenizer(), request.constraint, END_TOKEN)
         tokens = _encode(request.prefill)
         piece = ""
         for _ in range(sampling.max_new_tokens):
-            token = _draw(self.next_logits(request.messages, tokens), sampling, generator)
+            logits_V = self.next_logits(request.messages, tokens)
+            if grammar is not None:
+                logits_V[~grammar.allowed(END_TOKEN + 1)] = -np.inf
+            token = _draw(logits_V, sampling, generator)
+            if grammar is not None:
+                grammar.take(token)
             if token == END_TOKEN:
                 break
             tokens.append(token)
@@ -109,6 +115,11 @@ class ScriptedEngine:
                 piece = ""
         if piece:
             yield piece
+
+
+@cache
+def _tokenizer():
+    return tokenizer_of_bytes([bytes([byte]) for byte in VOCABULARY] + [b"\xff<end>"], END_TOKEN)
 
 
 def _alternate(streams: list[Iterator[str]], readings: tuple[Reading, ...]) -> Iterator[Chunk]:

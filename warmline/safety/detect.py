@@ -1,4 +1,4 @@
-"""Read risk in one user turn: rules and the linear model, each of which may fail without the other."""
+"""Read risk in one user turn: rules, a linear model and a recurrent one, each of which may fail without the others."""
 
 import json
 import re
@@ -16,20 +16,33 @@ from warmline.safety.lexicon import LANGUAGES, Lexicon, load_lexicon
 from warmline.safety.linear import Linear, features, load_linear
 from warmline.safety.matcher import Reading, read
 from warmline.safety.normalize import Speller, passages, plain
+from warmline.safety.recurrent import Recurrent, load_recurrent
 
 WINDOW = 100  # words, more or less, that the linear model reads at once; a longer message is read in parts
 SHORT = 12  # words of a turn that may be part of a statement split over turns
+RECURRENT_SHARE = 0.5  # of the recurrent model in the sum of both
 NUM_JOINED = 3  # newest turns that such a statement is looked for in
 Result = TypeVar("Result")
 
 
-class Calibration(NamedTuple):
-    """From which P(level >= k) of the linear model a level is given, and which rules only inform it (`hints`)."""
+class Mix(NamedTuple):
+    """How the models' log-odds of level >= k become one probability."""
+
+    linear: float  # standard deviation of the linear model's log-odds
+    recurrent: float  # of the recurrent model's
+    slope: float  # of the log-odds of the probability over the sum of both, in standard deviations
+    intercept: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From which P(level >= k) of the models a level is given, and which rules only inform them (`hints`)."""
 
     elevated: float
     high: float
     emergency: float
     hints: frozenset[str]
+    mix: tuple[Mix, ...]  # for level >= 1, 2 and 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class Detector:
     speller: Speller
     triggers: frozenset[str]  # words around which the middle of a very long message is read
     linear: Linear | None
+    recurrent: Recurrent | None
     calibration: Calibration
     reasons: Mapping[str, str]  # of each rule
 
@@ -64,15 +78,22 @@ class Observation:
 def load_detector() -> Detector:
     """The shipped detector. Rules are needed; weights that are missing or broken are left out and named later."""
     lexicons = {lang: load_lexicon(lang) for lang in LANGUAGES}
-    try:
-        linear: Linear | None = load_linear()
-    except (OSError, ValueError, KeyError):
-        linear = None
-    return make_detector(lexicons, shipped_vocabulary(), linear, shipped_calibration())
+    models: list[Linear | Recurrent | None] = []
+    for load in (load_linear, load_recurrent):
+        try:
+            models.append(load())
+        except (OSError, ValueError, KeyError, TypeError):
+            models.append(None)
+    linear, recurrent = models
+    return make_detector(lexicons, shipped_vocabulary(), linear, recurrent, shipped_calibration())  # type: ignore[arg-type]
 
 
 def make_detector(
-    lexicons: Mapping[str, Lexicon], known: Mapping[str, int], linear: Linear | None, calibration: Calibration
+    lexicons: Mapping[str, Lexicon],
+    known: Mapping[str, int],
+    linear: Linear | None,
+    recurrent: Recurrent | None,
+    calibration: Calibration,
 ) -> Detector:
     """A detector of these parts. `known`: ordinary words, which the speller leaves alone."""
     risk = frozenset(word for word in lexicons["en"].words if len(word) >= 4 and word.isalpha())
@@ -81,7 +102,7 @@ def make_detector(
     every = {word: 1 for each in lexicons.values() for word in each.words} | dict(known)
     triggers = frozenset().union(*(each.triggers for each in lexicons.values()))
     reasons = {rule.id: rule.reason for each in lexicons.values() for rule in each.rules}
-    return Detector(lexicons, foreign, Speller(every, risk), triggers, linear, calibration, reasons)
+    return Detector(lexicons, foreign, Speller(every, risk), triggers, linear, recurrent, calibration, reasons)
 
 
 def shipped_vocabulary() -> Mapping[str, int]:
@@ -93,7 +114,8 @@ def shipped_vocabulary() -> Mapping[str, int]:
 def shipped_calibration() -> Calibration:
     """weights/calibration.json."""
     stored = json.loads(files("warmline.safety").joinpath("weights/calibration.json").read_text(encoding="utf-8"))
-    return Calibration(stored["elevated"], stored["high"], stored["emergency"], frozenset(stored["hints"]))
+    mix = tuple(Mix(*each) for each in stored["mix"])
+    return Calibration(stored["elevated"], stored["high"], stored["emergency"], frozenset(stored["hints"]), mix)
 
 
 def observe(text: str, detector: Detector, before: Sequence[str] = (), question: str = "") -> Observation:
@@ -101,28 +123,28 @@ def observe(text: str, detector: Detector, before: Sequence[str] = (), question:
 
     A part that raises is left out and named in `degraded`; if both do, the level is `elevated`.
     """
-    started = time.perf_counter()
     degraded: set[str] = set()
-    reading = _guarded("rules", degraded, lambda: _read(text, detector, before, question))
-    at_rules = time.perf_counter()
-    p_K = _guarded("linear", degraded, lambda: probabilities(reading, detector.linear))
-    at_linear = time.perf_counter()
-    ms = {"rules": 1e3 * (at_rules - started), "linear": 1e3 * (at_linear - at_rules)}
+    ms: dict[str, float] = {}
+    reading = _guarded("rules", degraded, ms, lambda: _read(text, detector, before, question))
+    linear_WK = _guarded("linear", degraded, ms, lambda: linear_logits(reading, detector.linear))
+    recurrent_WK = _guarded("recurrent", degraded, ms, lambda: recurrent_logits(reading, detector.recurrent))
     if reading is None:
         return Observation(Level.ELEVATED, 0.5, degraded=frozenset({*degraded, "guarded"}), ms=ms)
+    p_K = mixed(linear_WK, recurrent_WK, detector.calibration)
     return replace(fuse(reading, p_K, detector), degraded=frozenset(degraded), ms=ms)
 
 
-def _guarded(name: str, degraded: set[str], part: Callable[[], Result]) -> Result | None:
+def _guarded(name: str, degraded: set[str], ms: dict[str, float], part: Callable[[], Result]) -> Result | None:
     """What the part gives; None when it raises or gives no number. A detector must never take the reply with it."""
+    started = time.perf_counter()
     try:
         result = part()
+        if isinstance(result, np.ndarray) and not np.isfinite(result).all():
+            raise ValueError("not a number")
     except Exception:  # noqa: BLE001 - whatever breaks in one detector, the others go on
         degraded.add(name)
         return None
-    if isinstance(result, np.ndarray) and not np.isfinite(result).all():
-        degraded.add(name)
-        return None
+    ms[name] = 1e3 * (time.perf_counter() - started)
     return result
 
 
@@ -172,11 +194,37 @@ def _answered(question: str, reading: Reading, detector: Detector) -> Reading:
     return read(" ".join(words), detector.lexicons["en"], detector.speller)
 
 
-def probabilities(reading: Reading | None, linear: Linear | None) -> np.ndarray:
-    """P(level >= 1), P(>= 2), P(>= 3) of a message: of its riskiest window, each by itself. Raises without weights."""
+def linear_logits(reading: Reading | None, linear: Linear | None) -> np.ndarray:
+    """The linear model's log-odds of level >= 1, 2, 3 for each window. Raises without weights or reading."""
     if linear is None or reading is None:
         raise ValueError("no weights, or nothing was read")
-    return np.max([linear.levels(features(window)) for window in windows(reading)], axis=0)
+    return np.stack([linear.logits(features(window)) for window in windows(reading)])
+
+
+def recurrent_logits(reading: Reading | None, recurrent: Recurrent | None) -> np.ndarray:
+    """The same of the recurrent model."""
+    if recurrent is None or reading is None:
+        raise ValueError("no weights, or nothing was read")
+    return recurrent.logits(list(windows(reading))).astype(np.float64)
+
+
+def mixed(linear_WK: np.ndarray | None, recurrent_WK: np.ndarray | None, calibration: Calibration) -> np.ndarray | None:
+    """P(level >= 1), P(>= 2), P(>= 3) of the riskiest window, never rising; None without any model.
+
+    The recurrent model counts half. One that is missing is taken to say what the other says.
+    """
+    if linear_WK is None and recurrent_WK is None:
+        return None
+    logits = []
+    for k, mix in enumerate(calibration.mix):
+        parts = [
+            each[:, k] / scale
+            for each, scale in ((linear_WK, mix.linear), (recurrent_WK, mix.recurrent))
+            if each is not None
+        ]
+        together_W = parts[0] + RECURRENT_SHARE * parts[-1]
+        logits.append(mix.slope * float(together_W.max()) + mix.intercept)
+    return np.minimum.accumulate(1 / (1 + np.exp(-np.array(logits))))
 
 
 def windows(reading: Reading) -> Iterator[Reading]:
@@ -213,9 +261,9 @@ def fuse(reading: Reading, p_K: np.ndarray | None, detector: Detector) -> Observ
         limits = (calibration.elevated, calibration.high, calibration.emergency)
         model = max((k for k, limit in enumerate(limits, 1) if p_K[k - 1] >= limit), default=0)
         if model > level:
-            assert detector.linear is not None
-            domains.add(detector.linear.domain(features(reading)))
-            reasons.append(Reason(f"LINEAR.{model}", "The wording resembles that of people at this level"))
+            if detector.linear is not None:
+                domains.add(detector.linear.domain(features(reading)))
+            reasons.append(Reason(f"WORDING.{model}", "The wording resembles that of people at this level"))
         level = Level(max(level, model))
     if level:
         p = max(p, 0.5 + 0.15 * level)

@@ -1,39 +1,65 @@
-"""Fit the linear model and the thresholds from the project's own lines: `python -m warmline.safety.fitting`.
+"""Fit both models and the thresholds from the project's own lines: `python -m warmline.safety.fitting`.
 
-Needs scikit-learn (`pip install warmline[dev]`). The result does not change from run to run.
+Needs scikit-learn (`pip install warmline[dev]`) and torch. The result does not change from run to run.
 """
 
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
 
-from warmline.safety.assess import assess
-from warmline.safety.detect import Calibration, Detector, make_detector, read_message
+from warmline.progress import Advance, progress
+from warmline.safety.detect import (
+    RECURRENT_SHARE,
+    Calibration,
+    Detector,
+    Mix,
+    linear_logits,
+    make_detector,
+    mixed,
+    observe,
+    read_message,
+    recurrent_logits,
+)
 from warmline.safety.levels import DOMAINS, Level
 from warmline.safety.lexicon import LANGUAGES, Lexicon, load_lexicon
 from warmline.safety.linear import DIM, DOMAIN_DIM, Features, Linear, features
 from warmline.safety.matcher import Reading, read
 from warmline.safety.redteam.cases import Case, Line, part_of, read_cases, read_lines
 
+
+def quiet(_count: int, _note: str) -> None:
+    """Nobody watches."""
+
+
 WEIGHTS = Path(__file__).parent / "weights"
 PENALTY = 8.0  # C of scikit-learn: the inverse of the penalty's strength
 KNOWN_AFTER = 2  # times that a word must occur in the lines to be an ordinary one
 MIN_HITS, MAX_WRONG = 3, 0.03  # a rule sets a level if it hit so many lines, and so few of them harmless
-FPR_ELEVATED, FPR_HIGH = 0.04, 0.01  # of harmless cases of the calibrate part, by rules and model together
-NEVER = Calibration(2.0, 2.0, 2.0, frozenset())  # no probability reaches it
+FPR_ELEVATED, FPR_HIGH = 0.03, 0.0  # of harmless cases of the calibrate part
+LEAST_HIGH, LEAST_EMERGENCY = 0.85, 0.5  # probabilities: that part has too few harmless cases to show one in a hundred
+SAME = (Mix(1.0, 1.0, 1.0, 0.0),) * 3
+NEVER = Calibration(2.0, 2.0, 2.0, frozenset(), SAME)  # no probability reaches it
 
 
-def fit(lines: Sequence[Line], lexicons: Mapping[str, Lexicon], cases: Sequence[Case]) -> Detector:
-    """A detector: a linear model of `lines`, thresholds from `cases`."""
+def fit(
+    lines: Sequence[Line], lexicons: Mapping[str, Lexicon], cases: Sequence[Case], advance: Advance = quiet
+) -> Detector:
+    """A detector: models of `lines`, thresholds from `cases`. Needs scikit-learn and torch; takes minutes."""
+    from warmline.safety.fit_recurrent import fit_recurrent
+
     known = vocabulary(lines, lexicons["en"])
-    detector = make_detector(lexicons, known, None, NEVER)
+    detector = make_detector(lexicons, known, None, None, NEVER)
     readings = [read_message(line.text, detector) for line in lines]
     linear = fit_linear([features(each) for each in readings], lines)
-    detector = make_detector(lexicons, known, linear, NEVER._replace(hints=hints(readings, lines, lexicons)))
-    return make_detector(lexicons, known, linear, calibrate(detector, cases))
+    recurrent = fit_recurrent(readings, lines, advance)
+    uncalibrated = replace(NEVER, hints=hints(readings, lines, lexicons))
+    detector = make_detector(lexicons, known, linear, recurrent, uncalibrated)
+    detector = replace(detector, calibration=replace(uncalibrated, mix=fit_mix(detector, cases)))
+    return replace(detector, calibration=calibrate(detector, cases))
 
 
 def lines_to_learn(without: Iterable[str] = ()) -> list[Line]:
@@ -108,48 +134,83 @@ def hints(readings: Sequence[Reading], lines: Sequence[Line], lexicons: Mapping[
     return frozenset(every - precise)
 
 
+def fit_mix(detector: Detector, cases: Sequence[Case]) -> tuple[Mix, ...]:
+    """How the models' log-odds become probabilities, from single-turn cases that none of them learned from (Platt)."""
+    from sklearn.linear_model import LogisticRegression
+
+    single = [case for case in cases if case.is_single]
+    level = np.array([int(case.risk) for case in single])
+    read = [read_message(case.turns[-1]["content"], detector) for case in single]
+    linear_NK = np.stack([linear_logits(each, detector.linear).max(axis=0) for each in read])
+    recurrent_NK = np.stack([recurrent_logits(each, detector.recurrent).max(axis=0) for each in read])
+    mixes = []
+    for k in (1, 2, 3):
+        scales = linear_NK[:, k - 1].std(), recurrent_NK[:, k - 1].std()
+        together = linear_NK[:, k - 1] / scales[0] + RECURRENT_SHARE * recurrent_NK[:, k - 1] / scales[1]
+        model = LogisticRegression().fit(together[:, None], level >= k)
+        slope, intercept = np.asarray(model.coef_)[0, 0], np.asarray(model.intercept_)[0]
+        mixes.append(Mix(*(round(float(each), 4) for each in (*scales, slope, intercept))))
+    return tuple(mixes)
+
+
 def calibrate(detector: Detector, cases: Sequence[Case]) -> Calibration:
     """The lowest thresholds at which harmless cases rise to `elevated` and `high` at the rates above, rules included."""
     harmless = [case for case in cases if case.risk == Level.NONE and case.is_single]
-    found = [_highest(case, detector) for case in harmless]
-    floors = np.array([int(level) for level, _ in found])
-    p_NK = np.stack([p for _, p in found])
+    seen = [observe(case.turns[-1]["content"], detector) for case in harmless]
+    floors = np.array([int(each.level) for each in seen])
+    p_NK = np.stack([_probabilities(case, detector) for case in harmless])
     limits = []
     for k, rate in ((1, FPR_ELEVATED), (2, FPR_HIGH), (3, 0.0)):
         allowed = max(0, int(rate * len(harmless)) - int((floors >= k).sum()))
         others = np.sort(p_NK[floors < k, k - 1])[::-1]
         limits.append(round(float(others[allowed]) + 1e-4, 4) if len(others) > allowed else 1.0)
-    return Calibration(limits[0], max(limits[1], 0.3), max(limits[2], 0.5), detector.calibration.hints)
+    return replace(
+        detector.calibration,
+        elevated=limits[0],
+        high=max(limits[1], LEAST_HIGH),
+        emergency=max(limits[2], LEAST_EMERGENCY),
+    )
 
 
-def _highest(case: Case, detector: Detector) -> tuple[Level, np.ndarray]:
-    """The level of a case by rules and state alone, and the highest probabilities of its user turns."""
-    from warmline.safety.detect import probabilities
-
-    said = [turn["content"] for turn in case.turns if turn["role"] == "user"]
-    p_TK = [probabilities(read_message(text, detector), detector.linear) for text in said]
-    return assess(case.turns, detector).level, np.max(p_TK, axis=0)
+def _probabilities(case: Case, detector: Detector) -> np.ndarray:
+    reading = read_message(case.turns[-1]["content"], detector)
+    found = mixed(
+        linear_logits(reading, detector.linear), recurrent_logits(reading, detector.recurrent), detector.calibration
+    )
+    assert found is not None
+    return found
 
 
 def save(detector: Detector, known: Mapping[str, int]) -> None:
     """Write weights/: float16 weights, the vocabulary, the thresholds."""
     assert detector.linear is not None
+    assert detector.recurrent is not None
     WEIGHTS.mkdir(exist_ok=True)
-    stored = {"level_bias": detector.linear.level_bias_K, "domain_bias": detector.linear.domain_bias_N}
-    stored["level"] = detector.linear.level_KD.astype(np.float16)
-    stored["domain"] = detector.linear.domain_ND.astype(np.float16)
-    np.savez_compressed(WEIGHTS / "linear.npz", allow_pickle=False, **stored)
+    linear = {
+        "level": detector.linear.level_KD.astype(np.float16),
+        "domain": detector.linear.domain_ND.astype(np.float16),
+        "level_bias": detector.linear.level_bias_K,
+        "domain_bias": detector.linear.domain_bias_N,
+    }
+    stored = {item.name: getattr(detector.recurrent, item.name) for item in fields(detector.recurrent)}
+    words = np.array("\n".join(stored.pop("word_ids")))
+    recurrent = {name: np.asarray(value).astype(np.float16) for name, value in stored.items()}
+    np.savez_compressed(WEIGHTS / "linear.npz", allow_pickle=False, **linear)
+    np.savez_compressed(WEIGHTS / "recurrent.npz", allow_pickle=False, words=words, **recurrent)
     (WEIGHTS / "vocabulary.txt").write_text("\n".join(known) + "\n", encoding="utf-8")
-    calibration = detector.calibration._asdict() | {"hints": sorted(detector.calibration.hints)}
+    calibration = asdict(detector.calibration) | {"hints": sorted(detector.calibration.hints)}
     (WEIGHTS / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     """Fit on every line that may be learned from, calibrate, write."""
+    from warmline.safety.fit_recurrent import num_steps
+
     lexicons = {lang: load_lexicon(lang) for lang in LANGUAGES}
     lines = lines_to_learn()
     calibration = [case for case in read_cases() if part_of(case.family) == "calibrate"]
-    save(fit(lines, lexicons, calibration), vocabulary(lines, lexicons["en"]))
+    with progress("fit", num_steps(lines)) as advance:
+        save(fit(lines, lexicons, calibration, advance), vocabulary(lines, lexicons["en"]))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A pattern is a row of elements: a class (`DIE`), a word (`want`), or a choice (`(want|WISH)`), each with `?` when it may be
 absent. `.3` lets up to three other words stand between its neighbours; `!NOT` forbids a class there. `^` and `$` are the
-ends of the sentence. A class lists words, phrases and other classes; `suicid*` stands for every word that begins so.
+ends of the sentence, which a gap may keep at some distance too. A class lists words, phrases and other classes; `suicid*` stands for every word that begins so.
 """
 
 import re
@@ -16,7 +16,7 @@ import yaml
 
 from warmline.safety.levels import Frame
 
-LANGUAGES = ("en",)
+LANGUAGES = ("en", "es", "fr", "de", "pt", "hi-Latn")
 END = ""  # the key of a trie node under which the number of the phrase that ends there stands
 COMMON = {"I", "NOT", "BE", "HAVE", "MY", "YOU", "THEY", "TO", "IT", "WILL"}  # never what a rule is looked up by
 
@@ -42,7 +42,7 @@ class Pattern(NamedTuple):
     elements: tuple[Element, ...]
     anchor: int
     at_start: bool
-    at_end: bool
+    tail: int | None  # words that may follow it in the sentence; None: as many as like
     negates: bool  # it has a negation of its own, so that a negation near it says nothing
 
 
@@ -200,11 +200,11 @@ def _pattern(lexicon: Lexicon, classes: Mapping[str, Sequence[str]], text: str, 
             elements.append(Element(_class_of(lexicon, classes, name, lang), gap, optional, tuple(forbidden)))
             gap, forbidden = 0, []
     required = [element.class_id for element in elements if not element.optional]
-    if not required or forbidden:
-        raise ValueError(f"the pattern {text!r} has nothing to look for, or ends with `!`")
+    if not required or forbidden or (gap and not at_end):
+        raise ValueError(f"the pattern {text!r} has nothing to look for, or ends with `!` or a gap")
     names = {number: name for name, number in lexicon.class_ids.items()}
     anchor = next((each for each in reversed(required) if names[each] not in COMMON), required[-1])
-    return Pattern(tuple(elements), anchor, at_start, at_end, negates)
+    return Pattern(tuple(elements), anchor, at_start, gap if at_end else None, negates)
 
 
 def _class_of(lexicon: Lexicon, classes: Mapping[str, Sequence[str]], name: str, lang: str) -> int:

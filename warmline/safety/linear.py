@@ -37,10 +37,9 @@ class Linear:
     domain_ND: np.ndarray
     domain_bias_N: np.ndarray
 
-    def levels(self, features: Features) -> np.ndarray:
-        """P(level >= 1), P(level >= 2), P(level >= 3): float64, never rising."""
-        logits_K = self.level_KD[:, features.index].astype(np.float64) @ features.value + self.level_bias_K
-        return np.minimum.accumulate(1 / (1 + np.exp(-logits_K)))
+    def logits(self, features: Features) -> np.ndarray:
+        """Log-odds of level >= 1, 2 and 3, float64."""
+        return self.level_KD[:, features.index].astype(np.float64) @ features.value + self.level_bias_K
 
     def domain(self, features: Features) -> str:
         """The likeliest domain."""

@@ -257,7 +257,7 @@ def _follow(
 ) -> list[Span] | None:
     """The spans of elements `index` and on, from word `at`."""
     if index == len(pattern.elements):
-        return [] if not pattern.at_end or at == num_words else None
+        return [] if pattern.tail is None or num_words - at <= pattern.tail else None
     if (index, at) in dead:
         return None
     element = pattern.elements[index]

@@ -15,6 +15,7 @@ class Evaluation:
 
     held_out: Sequence[Scored]
     test: Sequence[Scored]
+    blind: Sequence[Scored]  # cases by other authors, of which nothing was learned
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
@@ -23,7 +24,15 @@ def show_evaluation(evaluation: Evaluation) -> None:
     if evaluation.held_out:
         rows = {"every case": figures(evaluation.held_out)}
         print_table(console, "Each family left out of rules and fit", ("",), COLUMNS, _rows(rows))
-    print_table(console, "Test part, as shipped", ("",), COLUMNS, _rows({"test": figures(evaluation.test)}))
+    shipped = {"test part": figures(evaluation.test), "blind set": figures(evaluation.blind)}
+    print_table(console, "As shipped", ("",), COLUMNS, _rows(shipped))
+    print_table(
+        console,
+        "The blind set by group",
+        ("group",),
+        COLUMNS,
+        _rows(groups(evaluation.blind, lambda case: case.family)),
+    )
     keys = {
         "language": lambda case: case.lang,
         "category": lambda case: case.category,
@@ -41,6 +50,7 @@ def as_json(evaluation: Evaluation) -> dict[str, object]:
     return {
         "left_out": _json(figures(evaluation.held_out)) if evaluation.held_out else None,
         "test": _json(figures(evaluation.test)),
+        "blind": _json(figures(evaluation.blind)),
         "by_language": {name: _json(each) for name, each in groups(source, lambda case: case.lang).items()},
         "by_category": {name: _json(each) for name, each in groups(source, lambda case: case.category).items()},
         "by_family": {name: _json(each) for name, each in groups(source, lambda case: case.family).items()},

@@ -48,9 +48,9 @@ def part_of(family: str) -> Part:
     return "fit" if digit < 6 else "calibrate" if digit < 8 else "test"
 
 
-def read_cases() -> list[Case]:
-    """cases.jsonl, in file order."""
-    text = files("warmline.safety").joinpath("redteam/cases.jsonl").read_text(encoding="utf-8")
+def read_cases(name: Literal["cases", "blind"] = "cases") -> list[Case]:
+    """cases.jsonl or blind.jsonl, in file order."""
+    text = files("warmline.safety").joinpath(f"redteam/{name}.jsonl").read_text(encoding="utf-8")
     return [
         Case(
             row["id"],

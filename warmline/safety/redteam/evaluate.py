@@ -12,11 +12,7 @@ from warmline.safety.redteam.score import Scored
 NUM_FOLDS = 8
 
 
-def _quiet(_count: int, _note: str) -> None:
-    """Nobody watches."""
-
-
-def score(cases: Sequence[Case], detector: Detector, advance: Advance = _quiet) -> Iterator[Scored]:
+def score(cases: Sequence[Case], detector: Detector, advance: Advance) -> Iterator[Scored]:
     """The level that the detector gives each case."""
     for case in cases:
         assessment = assess(case.turns, detector)
@@ -24,9 +20,7 @@ def score(cases: Sequence[Case], detector: Detector, advance: Advance = _quiet) 
         yield Scored(case, assessment.level, assessment.ms)
 
 
-def leave_families_out(
-    cases: Sequence[Case], advance: Advance = _quiet, num_folds: int = NUM_FOLDS
-) -> Iterator[Scored]:
+def leave_families_out(cases: Sequence[Case], advance: Advance, num_folds: int = NUM_FOLDS) -> Iterator[Scored]:
     """The same, each case read by a detector that never saw its family: neither rules written for it nor its lines.
 
     Families are left out in `num_folds` groups, so that each case's detector misses its own family and an eighth of the

@@ -1,0 +1,204 @@
+"""From a plan to a reply that passes every rule: freer ways first, each with what is left of the time."""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from warmline.engine.engine import Chunk, Engine, EngineError, GenerateRequest, Message, Reading, Sampling
+from warmline.safety.policy import Plan
+from warmline.safety.validate.context import ReplyContext
+from warmline.safety.validate.release import Validated, release_if_valid, validate
+
+NUM_REWRITES, REWRITE_ROUNDS = 2, 2
+NUM_SLOT_SAMPLES = 8  # of each half
+SLOT_TOKENS = 48  # of one sentence
+IDEAL_WORDS = (25, 70)
+GUIDED_TEMPERATURE, GUIDED_TOKENS = 0.9, 900  # the grammar ends the reply; a token may be one character
+
+_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What the ladder gave: a reply and the tier that it came from, or none."""
+
+    reply: Validated | None
+    source: str  # of policy.TIERS
+    readings: tuple[Reading, ...] = ()  # what the heads read, whichever tier spoke
+    notes: tuple[str, ...] = ()
+    num_candidates: int = 0
+    broken: tuple[str, ...] = ()  # rules that candidates broke, one entry a candidate and rule
+
+
+@dataclass
+class _Climb:
+    """What the tiers share while one reply is sought."""
+
+    engine: Engine
+    messages: tuple[Message, ...]
+    plan: Plan
+    context: ReplyContext
+    sampling: Sampling
+    ends: float  # on the monotonic clock
+    candidates: list[str]
+    broken: list[str]
+    readings: tuple[Reading, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def out_of_time(self) -> bool:
+        return time.monotonic() >= self.ends
+
+
+def climb(
+    engine: Engine, messages: Sequence[Message], plan: Plan, context: ReplyContext, sampling: Sampling, grammar: str
+) -> Attempt:
+    """Try the plan's tiers from the left until a reply passes. Never raises: an engine that fails is a tier that failed.
+
+    `grammar`: for the guided tier, in Lark's syntax. A tier that the engine cannot do is passed over.
+    """
+    limited = replace(sampling, temperature=plan.temperature, max_new_tokens=plan.max_new_tokens)
+    state = _Climb(
+        engine, tuple(messages), plan, context, limited, time.monotonic() + plan.deadline_s, candidates=[], broken=[]
+    )
+    tiers: dict[str, Callable[[], Validated | None]] = {
+        "model": lambda: _best(state, _sample(state, state.messages, plan.num_candidates)),
+        "rewrite": lambda: _rewrite(state),
+        "slots": lambda: _slots(state),
+        "guided": lambda: _guided(state, grammar),
+    }
+    for tier in plan.ladder:
+        if tier not in tiers or (tier != "guided" and state.out_of_time()):
+            continue
+        try:
+            reply = tiers[tier]()
+        except EngineError as error:
+            state.notes = (*state.notes, f"{tier}: {error}")
+            continue
+        if reply is not None:
+            return _attempt(state, reply, tier)
+    return _attempt(state, None, "notice")
+
+
+def _attempt(state: _Climb, reply: Validated | None, source: str) -> Attempt:
+    return Attempt(reply, source, state.readings, state.notes, len(state.candidates), tuple(state.broken))
+
+
+def _sample(state: _Climb, messages: Sequence[Message], count: int, max_new_tokens: int | None = None) -> list[str]:
+    """`count` replies, at once where the engine can; what is unfinished when time is up is dropped."""
+    at_once = "n" in state.engine.capabilities()
+    sampling = state.sampling if max_new_tokens is None else replace(state.sampling, max_new_tokens=max_new_tokens)
+    found: list[str] = []
+    while len(found) < count and not state.out_of_time():
+        request = GenerateRequest(
+            tuple(messages), _reseeded(sampling, len(state.candidates)), n=count if at_once else 1
+        )
+        texts = _collect(state, state.engine.generate(request))
+        found += texts
+        state.candidates += texts
+        if not texts:
+            break
+    return [_cut(text, state.plan.max_sentences) for text in found if text.strip()]
+
+
+def _reseeded(sampling: Sampling, offset: int) -> Sampling:
+    """The same draw again would be the same words again."""
+    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + offset)
+
+
+def _collect(state: _Climb, chunks: Iterator[Chunk]) -> list[str]:
+    """The replies of a stream; none if time runs out before it ends."""
+    texts: dict[int, str] = {}
+    try:
+        for chunk in chunks:
+            texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
+            state.readings = chunk.readings or state.readings
+            state.notes = state.notes or chunk.notes
+            if state.out_of_time():
+                return []
+    finally:
+        close = getattr(chunks, "close", None)
+        if close is not None:  # a generator that is only dropped would keep its server busy
+            close()
+    return [texts[index].strip() for index in sorted(texts)]
+
+
+def _cut(text: str, max_sentences: int | None) -> str:
+    """The first sentences; a sentence that was cut off by the token limit goes, if another stands before it."""
+    parts = [part for part in _SENTENCE_END.split(text.strip()) if part]
+    if len(parts) > 1 and parts[-1][-1] not in ".!?…\"')":
+        parts.pop()
+    return " ".join(parts[:max_sentences])
+
+
+def _best(state: _Climb, texts: Sequence[str]) -> Validated | None:
+    """The best of the replies that pass: fewest soft violations, then a length that can be read in one breath."""
+    passing: list[tuple[tuple[int, int], str]] = []
+    for text in texts:
+        verdict = validate(text, state.context)
+        state.broken += verdict.violations
+        if verdict.passed:
+            words = len(text.split())
+            strays = max(IDEAL_WORDS[0] - words, words - IDEAL_WORDS[1], 0)
+            passing.append(((len(verdict.soft), strays), text))
+    return release_if_valid(min(passing)[1], state.context) if passing else None
+
+
+def _rewrite(state: _Climb) -> Validated | None:
+    """Ask the model to repair its best candidate, with the rules named that it broke."""
+    for _ in range(REWRITE_ROUNDS):
+        texts = [_cut(text, state.plan.max_sentences) for text in state.candidates if text.strip()]
+        if not texts or state.out_of_time():
+            return None
+        nearest = min(texts, key=lambda text: len(validate(text, state.context).violations))
+        broken = ", ".join(rule.replace("_", " ") for rule in validate(nearest, state.context).violations)
+        ask = (
+            f"That reply must not be sent. It broke these rules: {broken}. Write it again, in two to four short "
+            "sentences, so that it keeps every rule of your instructions. Answer with the reply alone."
+        )
+        messages = (*state.messages, Message("assistant", nearest), Message("user", ask))
+        reply = _best(state, _sample(state, messages, NUM_REWRITES))
+        if reply is not None:
+            return reply
+    return None
+
+
+def _slots(state: _Climb) -> Validated | None:
+    """Two halves, each sampled by itself: what the person feels, and an invitation to people; then pairs that pass."""
+    asks = (
+        "Answer with one short sentence that says how hard this is and names what they seem to feel. Nothing else.",
+        "Answer with one short sentence that invites them, without telling them what to do, to let someone they trust "
+        "and a trained helper in. Nothing else.",
+    )
+    halves: list[list[str]] = []
+    for ask in asks:
+        last = state.messages[-1]
+        messages = (*state.messages[:-1], Message(last.role, f"{last.content}\n\n({ask})"))
+        sampled = _sample(state, messages, NUM_SLOT_SAMPLES, SLOT_TOKENS)
+        earlier = [part for text in state.candidates for part in _SENTENCE_END.split(text.strip()) if part]
+        halves.append(list(dict.fromkeys([*(_cut(text, 1) for text in sampled), *earlier])))
+    pairs = (f"{first} {second}" for first in halves[0][:12] for second in halves[1][:12] if first != second)
+    for pair in pairs:
+        if state.out_of_time():
+            return None
+        reply = release_if_valid(pair, state.context)
+        if reply is not None:
+            return reply
+    return None
+
+
+def _guided(state: _Climb, grammar: str) -> Validated | None:
+    """The model's own choice of words inside the policy grammar; validated all the same."""
+    if "grammar" not in state.engine.capabilities():
+        return None
+    state.ends = max(
+        state.ends, time.monotonic() + state.plan.deadline_s
+    )  # the last tier that speaks gets its own time
+    free = replace(state.sampling, temperature=GUIDED_TEMPERATURE, top_p=1.0, max_new_tokens=GUIDED_TOKENS)
+    request = GenerateRequest(state.messages, free, constraint=grammar)
+    for text in _collect(state, state.engine.generate(request)):
+        state.candidates.append(text)
+        reply = release_if_valid(text, state.context)
+        if reply is not None:
+            return reply
+    return None

@@ -1,0 +1,1 @@
+"""The grammar of supportive replies that guided decoding stays inside."""
