@@ -71,7 +71,7 @@ def test_dialogpt_ends_every_turn_and_pads_on_the_right(toy_corpus: Path, tmp_pa
     corpus = load_corpus(recipe, None)
     conversation = corpus.conversations["train"]["talks"][0]
     (example,) = encode({"talks": [conversation]}, encoder_for(recipe, tokenizer))["talks"]
-    end = tokenizer.eos_token
+    end = str(tokenizer.eos_token)
     assert tokenizer.decode(example.input_ids) == "".join(turn.text + end for turn in conversation.turns)
     learned = example.labels != IGNORE
     answers = [turn.text + end for turn in conversation.turns if turn.role == "assistant"]

@@ -60,7 +60,7 @@ def test_told_conversations_begin_with_the_tag_and_learn_the_same_words(toy_reci
     told = [styling.tells(example.id) for example in mixed]
     assert 0 < sum(told) < len(told)
     for one, other, is_told in zip(plain, mixed, told, strict=True):
-        text = tokenizer.decode(other.input_ids)
+        text = str(tokenizer.decode(other.input_ids))
         assert text.startswith(
             f"<|im_start|>system\nListen.\n{TAG}<|im_end|>" if is_told else "<|im_start|>system\nListen.<|im_end|>"
         )
