@@ -102,7 +102,7 @@ class Judged(NamedTuple):
     labels: frozenset[str]
     found: frozenset[str]  # hard and soft
     passed: bool
-    ms: float
+    ms: float  # of the processor: other work on the machine does not count
 
 
 @cache
@@ -112,9 +112,9 @@ def judged() -> tuple[Judged, ...]:
     for line in REPLIES.read_text(encoding="utf-8").splitlines():
         case = json.loads(line)
         context = context_from_case(case)
-        start = time.perf_counter()
+        start = time.process_time()
         verdict = validate(case["candidate"], context)
-        ms = (time.perf_counter() - start) * 1e3
+        ms = (time.process_time() - start) * 1e3
         assert verdict.degraded == ()
         number = hashlib.sha256(case["family"].encode()).digest()[0] % 10
         part = "fit" if number < 6 else "calibrate" if number < 8 else "test"
@@ -169,9 +169,9 @@ def test_each_rule_is_quick() -> None:
         ms = []
         for text, context in contexts:
             read(text)  # one view serves all rules
-            start = time.perf_counter()
+            start = time.process_time()
             check(text, context)
-            ms.append((time.perf_counter() - start) * 1e3)
+            ms.append((time.process_time() - start) * 1e3)
         assert sorted(ms)[len(ms) // 2] < 1, name
 
 
@@ -254,9 +254,9 @@ def test_the_worst_text_takes_bounded_time_and_fails(name: str) -> None:
         (Turn("user", "voices and cameras, skipping meals " * 20),),
     )
     validate(GOOD, context)
-    start = time.perf_counter()
+    start = time.process_time()
     verdict = validate(WORST[name][:16_000], context)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert not verdict.passed
     assert verdict.degraded == ()
 
