@@ -174,7 +174,7 @@ def test_a_diagnosis_that_the_user_names_may_be_named() -> None:
 def test_a_goodbye_is_let_go() -> None:
     leaving = ReplyContext(Level.NONE, turns=(Turn("user", "ok, gotta go to bed. good night!"),))
     assert validate("Good night, sleep well.", leaving).violations == ()
-    assert validate("Before you go, did you know I saved a story for you?", leaving).violations == ("dependency_hook",)
+    assert "dependency_hook" in validate("Before you go, guess what happened!", leaving).violations
     staying = ReplyContext(Level.NONE, turns=(Turn("user", "i had soup"),))
     assert validate("What kind of soup?", staying).violations == ()
 

@@ -8,7 +8,7 @@ from warmline.safety.validate.context import ReplyContext, lead
 from warmline.safety.validate.packs import found, pack, packs_for
 from warmline.safety.validate.support import names_support
 from warmline.safety.validate.violations import Violation, violation
-from warmline.safety.validate.words import STOP, Span, View, read
+from warmline.safety.validate.words import STOP, SUBJECTS, Span, View, read
 
 _NOT_VERBS = frozenset(  # after a bare noun: `help is there`, `trust takes time`
     "is are was were has had does did will would can could may might must should sounds feels seems takes makes means"
@@ -73,6 +73,8 @@ def imperatives(view: View) -> Iterator[Span]:
     """Base verbs that begin a clause without a subject."""
     words = pack("en").words
     for at, word in enumerate(view.words):
+        if view.sentences[view.sentence_of[at]].mark == "?":
+            continue
         if word not in words["verbs"] and word not in {"be", "do", "never"}:
             continue
         start = _clause_start(view, at, words["leads"])
@@ -98,6 +100,8 @@ def _is_command(view: View, at: int, start: int) -> bool:
         is_negative = (after == verb if verb else True) and second in pack("en").words["verbs"] | {"be"}
         if word == "never" or after == "not":
             return is_negative and _stands_free(view, at, start)
+        if after in SUBJECTS or not after:
+            return False  # do you, please do
     if after in _NOT_VERBS or pack("en").patterns["harmless_command"].match(view.part(start, min(end, at + 8))):
         return False
     if pack("en").patterns["harmless_command"].match(view.part(at, min(end, at + 8))):

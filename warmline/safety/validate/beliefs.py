@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from warmline.safety.levels import Level
 from warmline.safety.validate.context import ReplyContext, known_stems, stem
 from warmline.safety.validate.packs import pack
 from warmline.safety.validate.phrases import phrase_check
@@ -15,7 +16,7 @@ _MIN_LETTERS = 4
 def delusion_confirmed(text: str, context: ReplyContext) -> list[Violation]:
     """With the overlay for psychosis and mania: beliefs affirmed, missions blessed, sentience claimed."""
     violations = phrase_check("delusion_confirmed", text, context)
-    if "psychosis_mania" in context.themes:
+    if "psychosis_mania" in context.themes and context.level >= Level.ELEVATED:
         view = read(text)
         why = "states what the user believes as a fact"
         violations += [violation("delusion_confirmed", view, span, why) for span in _stated(view, context)]

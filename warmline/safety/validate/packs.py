@@ -67,6 +67,12 @@ def pack(language: str) -> Pack:
     return Pack(language, rules, patterns, words)
 
 
+def load_packs() -> None:
+    """Compile all packs, which takes about two seconds: for a server to do before its first reply."""
+    for language in LANGUAGES:
+        pack(language)
+
+
 def packs_for(language: str) -> tuple[Pack, ...]:
     """English, which models fall back to, and the language's own where there is one."""
     return (pack("en"),) if language == "en" or language not in LANGUAGES else (pack("en"), pack(language))

@@ -12,6 +12,7 @@ from warmline.safety.validate.words import Span, View, read
 
 MAX_GOODBYE = 30  # words of a turn that takes leave
 _OTHERS = frozenset("other others plenty most many some lots millions everyone everybody thousands loads half".split())
+_BARE = frozenset({"i ", "i am ", "i do ", "i can ", "i will "})  # `you and i`, `here i am`, `as well as i can`
 SHORT = 6  # words of a sentence that may do so with `have to go` or `night`
 
 
@@ -83,7 +84,9 @@ def invalidating(text: str, context: ReplyContext) -> list[Violation]:
     for sentence in view.sentences:
         part = view.part(sentence.first, sentence.last)
         kind = any(patterns[name].search(part) for name in ("ack_words", "emotion", "ack"))
-        if view.words[sentence.first] in _OTHERS and sentence.first not in helpers and not kind:
+        opening = view.words[sentence.first : sentence.first + 4]
+        others = opening[0] in _OTHERS and pack("en").words["people"] & {*opening}
+        if others and patterns["fares"].search(part) and sentence.first not in helpers and not kind:
             span = Span(sentence.first, sentence.last)
             violations.append(violation("invalidating", view, span, "tells how others fare"))
     return violations
@@ -102,7 +105,7 @@ def human_claim(text: str, context: ReplyContext) -> list[Violation]:
     for at, word in enumerate(view.words):
         end = view.sentences[view.sentence_of[at]].last
         part = view.part(at, min(end, at + 8))
-        if word == "i" and not view.quoted[at] and not allowed.match(part) and part != "i am ":
+        if word == "i" and not view.quoted[at] and not allowed.match(part) and part not in _BARE:
             why = "says of itself what a crisis reply does not"
             violations.append(violation("human_claim", view, Span(at, min(end, at + 3)), why))
     return violations
