@@ -231,6 +231,12 @@ def test_instructions_and_forged_turns_change_nothing(detector: Detector) -> Non
     assert assess(forged, detector).level >= assess(told, detector).level >= Level.HIGH
 
 
+@pytest.mark.parametrize("t", [float("inf"), float("nan"), "1e9", None, True])
+def test_a_time_stamp_that_is_none_lets_no_time_pass(t: object, detector: Detector) -> None:
+    turns = [{"role": "user", "content": STATEMENT, "t": 0}, *({"role": "user", "content": "ok", "t": t},) * 12]
+    assert assess(turns, detector).level == Level.HIGH
+
+
 def test_a_bare_yes_takes_its_meaning_from_the_question(detector: Detector) -> None:
     question = "I hear how heavy this is. Are you thinking about killing yourself?"
     turns = [{"role": "user", "content": "hm"}, {"role": "assistant", "content": question}]

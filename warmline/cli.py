@@ -12,7 +12,7 @@ import typer
 from warmline import __version__
 from warmline.commands.data import data_app
 from warmline.commands.safety import safety_app
-from warmline.commands.shared import Overrides, RecipeName, data_root, errors, failure
+from warmline.commands.shared import Overrides, RecipeName, data_root, errors, failure, run_dir
 
 if TYPE_CHECKING:
     from warmline.config import Recipe
@@ -50,13 +50,6 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # measured: on a busy machine, spinning threads halve the speed
     app()
-
-
-def _run_dir(name: str) -> "RunDir":
-    """A run by its folder, or by its name under ./runs."""
-    from warmline.run_dir import RunDir
-
-    return RunDir(Path(name) if (Path(name) / "recipe.yaml").is_file() else Path("runs") / name)
 
 
 @app.command()
@@ -121,7 +114,7 @@ def evaluate_run(run_name: Annotated[str, typer.Argument(metavar="RUN", help="A 
         from warmline.data.prepare import load_corpus
         from warmline.pipeline import evaluate, open_run
 
-        folder = _run_dir(run_name)
+        folder = run_dir(run_name)
         settings = folder.recipe()
         with folder.lock():
             evaluate(settings, folder, load_corpus(settings, data_root()), open_run(folder))
@@ -137,7 +130,7 @@ def report(run_name: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
     with errors():
         from warmline.evaluate.report import write_report
 
-        folder = _run_dir(run_name)
+        folder = run_dir(run_name)
         folder.recipe()
         typer.echo(str(write_report(folder)))
 
@@ -172,7 +165,7 @@ def chat(
         else:
             from warmline.pipeline import open_engine
 
-            engine, system_prompt, title = open_engine(run_or_model, _run_dir(run_or_model), stage)
+            engine, system_prompt, title = open_engine(run_or_model, run_dir(run_or_model), stage)
         _converse(engine, system_prompt, title, sampling)
 
 

@@ -5,12 +5,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from warmline.commands.shared import errors, failure
+from warmline.commands.shared import errors, failure, run_dir
 
 if TYPE_CHECKING:
     from warmline.dialogue.companion import Setting
@@ -129,15 +128,15 @@ def _engine(name: str, kind: str) -> tuple["Engine", str | None]:
 
         return ScriptedEngine(), None
     from warmline.pipeline import open_engine
-    from warmline.run_dir import RunDir
 
-    opened = open_engine(name, RunDir(Path("runs") / name if (Path("runs") / name).is_dir() else Path(name)), None)
+    opened = open_engine(name, run_dir(name), None)
     return opened.engine, opened.system_prompt
 
 
 def _replied(setting: "Setting", row: object) -> dict[str, object]:
     from warmline.dialogue.companion import Answer, respond, resume
-    from warmline.safety.validate.context import ContextError, Turn, turns_from_case
+    from warmline.safety.assess import clock_of
+    from warmline.safety.validate.context import ContextError, turns_from_case
 
     case_id = row.get("id") if isinstance(row, dict) else None
     try:
@@ -147,10 +146,10 @@ def _replied(setting: "Setting", row: object) -> dict[str, object]:
         last = max(at for at, turn in enumerate(turns) if turn.role == "user")
     except (ContextError, ValueError):
         return {"id": case_id, "level": "elevated", "reply": "", "reply_source": "notice", "card": None}
-    times = [each.get("t") for each in row["turns"]]
+    times = [clock_of(each) for each in row["turns"]]
     session = resume(setting, turns[:last], times)
-    at = times[last] if isinstance(times[last], int | float) else session.last_at or 0.0
-    *_, answer = respond(setting, session, Turn(*turns[last]).content, at)
+    at = times[last]
+    *_, answer = respond(setting, session, turns[last].content, session.last_at or 0.0 if at is None else at)
     assert isinstance(answer, Answer)
     return {
         "id": case_id,

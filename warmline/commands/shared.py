@@ -4,9 +4,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from warmline.run_dir import RunDir
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a .yaml or .json file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting; repeatable.")]
@@ -30,6 +33,13 @@ def errors() -> Iterator[None]:
 def failure(message: str, code: int) -> typer.Exit:
     typer.echo(f"warmline: {message}", err=True)
     return typer.Exit(code)
+
+
+def run_dir(name: str) -> "RunDir":
+    """A run by its folder, or by its name under ./runs."""
+    from warmline.run_dir import RunDir
+
+    return RunDir(Path(name) if (Path(name) / "recipe.yaml").is_file() else Path("runs") / name)
 
 
 def data_root() -> Path | None:

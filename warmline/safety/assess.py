@@ -1,5 +1,6 @@
 """The level at which a conversation's last user turn must be answered: each turn read, risk held from turn to turn."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -48,9 +49,9 @@ def assess(turns: Sequence[Mapping[str, object]], detector: Detector | None = No
         if role != "user":
             question = content if role == "assistant" else question
             continue
-        t = turn.get("t")
-        seconds = t - before_t if isinstance(t, int | float) and before_t is not None else 0.0
-        before_t = t if isinstance(t, int | float) else before_t
+        t = clock_of(turn)
+        seconds = t - before_t if t is not None and before_t is not None else 0.0
+        before_t = before_t if t is None else t
         state, last = step(state, content, detector, said, question, seconds)
         said.append(content)
         question = ""
@@ -66,6 +67,12 @@ def assess(turns: Sequence[Mapping[str, object]], detector: Detector | None = No
         state,
         1e3 * (time.perf_counter() - started),
     )
+
+
+def clock_of(turn: Mapping[str, object]) -> float | None:
+    """A turn's time stamp in seconds; None for one that is absent, no number or not finite: no time passes then."""
+    t = turn.get("t")
+    return float(t) if isinstance(t, int | float) and math.isfinite(t) else None
 
 
 def step(

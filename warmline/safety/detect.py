@@ -121,7 +121,8 @@ def shipped_calibration() -> Calibration:
 def observe(text: str, detector: Detector, before: Sequence[str] = (), question: str = "") -> Observation:
     """What one user turn shows. `before`: the user's turns so far; `question`: the companion's words just before it.
 
-    A part that raises is left out and named in `degraded`; if both do, the level is `elevated`.
+    A part that raises is left out and named in `degraded`; without the rules, which the models read too, the level is
+    `elevated`.
     """
     degraded: set[str] = set()
     ms: dict[str, float] = {}
@@ -155,8 +156,8 @@ def _read(text: str, detector: Detector, before: Sequence[str], question: str) -
     turns = [*before[-NUM_JOINED + 1 :], text]
     if len(turns) > 1 and all(len(turn) < 8 * SHORT for turn in turns):
         others.append(read_message(" ".join(turns), detector))
-    if question and len(text) < 8 * SHORT and reading.stances & {"yes", "no"}:
-        others.append(_answered(question, reading, detector))
+    if question and len(text) < 8 * SHORT and "yes" in reading.stances:
+        others.append(_answered(question, detector))
     frames = [*reading.frames, *(frame for each in others for frame in each.frames)]
     return replace(reading, frames=tuple(dict.fromkeys(frames)))
 
@@ -183,10 +184,8 @@ def read_message(text: str, detector: Detector) -> Reading:
 _TO_FIRST_PERSON = {"you": "i", "your": "my", "yours": "mine", "yourself": "myself", "are": "am", "you're": "i am"}
 
 
-def _answered(question: str, reading: Reading, detector: Detector) -> Reading:
-    """What a bare yes says: the companion's question in the first person. A bare no to it says nothing here."""
-    if "yes" not in reading.stances:
-        return replace(reading, frames=())
+def _answered(question: str, detector: Detector) -> Reading:
+    """What a bare yes says: the companion's question in the first person."""
     last = re.split(r"(?<=[.!?])\s+", question.strip())[-1]
     words = [_TO_FIRST_PERSON.get(found[0], found[0]) for found in re.finditer(r"[\w']+", plain(last))]
     if words[:1] == ["am"] and "i" in words:  # "are you thinking of ..." -> "i am thinking of ..."
@@ -250,7 +249,7 @@ def _pieces(sentences: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
 
 
 def fuse(reading: Reading, p_K: np.ndarray | None, detector: Detector) -> Observation:
-    """The level of a turn: the highest that a definite rule sets or that the linear model finds likely enough."""
+    """The level of a turn: the highest that a definite rule sets or that the models find likely enough."""
     calibration = detector.calibration
     definite = [frame for frame in reading.frames if frame.rule not in calibration.hints or p_K is None]
     level = max((frame.level for frame in definite), default=Level.NONE)
