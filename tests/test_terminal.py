@@ -1,4 +1,4 @@
-"""The conversation in the terminal, with a scripted engine and lists of lines."""
+"""The conversation in the terminal, through the companion, with scripted engines and lists of lines."""
 
 import os
 import pty
@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
+from warmline.dialogue.companion import Setting
 from warmline.engine.engine import (
     Capability,
     Chunk,
@@ -17,20 +19,24 @@ from warmline.engine.engine import (
     GenerateRequest,
     Message,
     Reading,
-    Sampling,
     Scores,
 )
 from warmline.engine.scripted import ScriptedEngine
-from warmline.serve.terminal import chat, exchanges, notice
+from warmline.safety.detect import load_detector
+from warmline.safety.resources.directory import load_directory
+from warmline.serve.terminal import chat, exchanges
 
 EMOTION = Reading("emotion", ("joy", "sadness", "fear", "anger"), (0.05, 0.7, 0.2, 0.05))
 AFFECT = Reading("affect", ("valence", "arousal"), (-0.6, 0.25))
+SETTING = Setting(ScriptedEngine(), load_detector(), load_directory(), country="IE")
+RISK = "I want to kill myself tonight"
 PROGRAM = """
-from warmline.engine.engine import Sampling, Scores
+from warmline.commands.shared import companion
+from warmline.engine.engine import Sampling
 from warmline.engine.scripted import ScriptedEngine
 from warmline.serve.terminal import chat, console_lines, console_write
-chat(ScriptedEngine(["I hear you \\u2026"]), system_prompt=None, sampling=Sampling(),
-     read_line=console_lines(), write=console_write(), title="warmline chat: scripted")
+setting = companion(ScriptedEngine(["I hear you \\u2026"]), None, Sampling(), "IE")
+chat(setting, read_line=console_lines(), write=console_write(), title="warmline chat: scripted")
 """
 
 
@@ -57,24 +63,21 @@ class Recorded:
 
 
 def talk(engine: Engine, lines: Iterable[str], system_prompt: str | None = None) -> str:
+    """What is written after the opening."""
     out: list[str] = []
     waiting = iter(lines)
-    chat(
-        engine,
-        system_prompt=system_prompt,
-        sampling=Sampling(),
-        read_line=lambda: next(waiting, None),
-        write=out.append,
-        title="warmline chat: scripted",
-    )
-    opening, _, rest = "".join(out).partition("Type /help for the commands.\n\n")
-    assert opening == f"warmline chat: scripted\n{notice()}\n"
+    setting = replace(SETTING, engine=engine, system_prompt=system_prompt)
+    chat(setting, read_line=lambda: next(waiting, None), write=out.append, title="warmline chat: scripted")
+    opening, _, rest = "".join(out).partition("/help for all commands.\n\n")
+    assert opening.startswith("warmline chat: scripted\n\nYou are talking with an AI")
     return rest
 
 
-def test_the_notice_says_what_must_be_known() -> None:
-    for words in ("an AI, not a person", "No safety controller is active", "emergency", "https://findahelpline.com"):
-        assert words in notice()
+def test_the_opening_says_what_must_be_known() -> None:
+    out: list[str] = []
+    chat(SETTING, read_line=lambda: None, write=out.append, title="t")
+    for words in ("an AI, a computer program", "not a crisis service", "contacts nobody", "/help-now"):
+        assert words in " ".join("".join(out).split())
 
 
 def test_a_conversation_grows_by_both_sides() -> None:
@@ -88,26 +91,49 @@ def test_a_conversation_grows_by_both_sides() -> None:
     )
 
 
-def test_chunks_are_written_as_they_come() -> None:
+def test_sentences_are_written_as_they_are_complete() -> None:
     out: list[str] = []
     seen: list[str] = []
 
     def answer(_: int) -> Iterator[Chunk]:
-        yield Chunk("one ")
+        yield Chunk("One thing. ")
+        yield Chunk("And ")
         seen.append("".join(out))
-        yield Chunk("two")
+        yield Chunk("another.")
 
     lines = iter(["hi"])
-    engine = Recorded(answer)
-    chat(
-        engine,
-        system_prompt=None,
-        sampling=Sampling(),
-        read_line=lambda: next(lines, None),
-        write=out.append,
-        title="t",
-    )
-    assert seen[0].endswith("companion: one ")
+    exchanges(replace(SETTING, engine=Recorded(answer)), lines, write=out.append)
+    assert seen == ["you: hi\ncompanion: One thing."]
+    assert "".join(out) == "you: hi\ncompanion: One thing. And another.\n"
+
+
+def test_in_danger_the_card_stands_before_the_reply() -> None:
+    out = talk(ScriptedEngine(), [RISK])
+    card, _, reply = out.partition("companion: ")
+    assert "116 123" in card
+    assert "has not contacted anyone" in card
+    assert len(reply.split()) >= 20
+    assert "?" not in reply
+
+
+def test_help_now_needs_no_danger_and_no_engine() -> None:
+    engine = Recorded(lambda turn: [Chunk("never asked")])
+    out = talk(engine, ["/help-now", "/quit"])
+    assert "116 123" in out
+    assert engine.asked == []
+
+
+def test_reset_forgets_the_words_and_keeps_the_care() -> None:
+    engine = Recorded(lambda turn: [Chunk("ok")])
+    talk(engine, ["first", "/reset", "second"])
+    assert engine.asked[1] == (Message("user", "second"),)
+    assert "no reply yet" in talk(ScriptedEngine(["a"], readings=[EMOTION]), ["hi", "/reset", "/why"])
+
+    engine = Recorded(lambda turn: [Chunk("That sounds nice.")])
+    talk(engine, [RISK, "/reset", "what is for dinner"])
+    last = engine.asked[-1]
+    assert last[0].role == "system"  # the overlay of someone in danger
+    assert all(RISK not in message.content for message in last)
 
 
 def test_why_shows_bars_and_two_numbers() -> None:
@@ -126,17 +152,9 @@ def test_why_without_heads() -> None:
     assert talk(ScriptedEngine(["I see."]), ["hi", "/why", "/quit"]) == "companion: I see.\nthis engine has no heads\n"
 
 
-def test_reset_forgets_turns_and_readings() -> None:
-    engine = Recorded(lambda turn: [Chunk("ok")])
-    talk(engine, ["first", "/reset", "second"])
-    assert engine.asked[1] == (Message("user", "second"),)
-    out = talk(ScriptedEngine(["a"], readings=[EMOTION]), ["hi", "/reset", "/why"])
-    assert "no reply yet" in out
-
-
 def test_help_names_every_command() -> None:
     out = talk(ScriptedEngine(["a"]), ["/help"])
-    assert all(command in out for command in ("/why", "/reset", "/help", "/quit"))
+    assert all(command in out for command in ("/help-now", "/why", "/reset", "/help", "/quit"))
 
 
 @pytest.mark.parametrize(("typed", "nearest"), [("/qiut", "/quit"), ("/wy", "/why"), ("/rest", "/reset"), ("/", "/")])
@@ -150,56 +168,65 @@ def test_a_sentence_that_begins_like_a_command_is_a_sentence() -> None:
     assert engine.asked[0] == (Message("user", "/why me of all people"),)
 
 
-def test_an_error_takes_the_turn_back() -> None:
+def test_an_error_is_a_notice_and_the_conversation_goes_on() -> None:
     def answer(turn: int) -> Iterator[Chunk]:
         if turn == 1:
             yield Chunk("half a")
             raise EngineError("http://host\nbroke off")
         yield Chunk("ok")
 
-    engine = Recorded(answer)
-    out = talk(engine, ["first", "again"])
-    assert "\nno reply: http://host broke off (your message was taken back" in out
-    assert engine.asked[1] == (Message("user", "again"),)
+    out = talk(Recorded(answer), ["first", "again"])
+    assert "half a" not in out
+    assert "This is the warmline app" in out
+    assert out.endswith("(http://host broke off)\ncompanion: ok\n")
 
 
-def test_an_error_at_the_call_itself_is_an_error_too() -> None:
-    class Refuses(Recorded):
-        def generate(self, request: GenerateRequest) -> Iterator[Chunk]:
-            raise EngineError("too long")
+def test_what_an_engine_says_in_an_unexpected_error_is_not_shown() -> None:
+    def answer(_: int) -> Iterator[Chunk]:
+        raise RuntimeError("the prompt was: my secret")
+        yield
 
-    assert "no reply: too long" in talk(Refuses(lambda turn: []), ["hi"])
-
-
-def test_an_empty_reply_takes_the_turn_back() -> None:
-    engine = Recorded(lambda turn: [Chunk("\n")] if turn == 1 else [Chunk("ok")])
-    assert "(no words came; your message was taken back)" in talk(engine, ["first", "again"])
-    assert engine.asked[1] == (Message("user", "again"),)
+    out = talk(Recorded(answer), ["hi", RISK])
+    assert "secret" not in out
+    assert "(RuntimeError)" in out
+    assert "116 123" in out
 
 
-def test_ctrl_c_stops_the_reply_and_keeps_the_conversation() -> None:
+def test_an_empty_reply_is_a_notice() -> None:
+    out = talk(Recorded(lambda turn: [Chunk("\n")] if turn == 1 else [Chunk("ok")]), ["first", "again"])
+    assert "could not be prepared this time" in out
+    assert out.endswith("companion: ok\n")
+
+
+def test_ctrl_c_stops_the_reply_and_keeps_what_was_shown() -> None:
     def answer(turn: int) -> Iterator[Chunk]:
-        yield Chunk("so far")
+        yield Chunk("So far. ")
+        yield Chunk("And ")
         if turn == 1:
             signal.raise_signal(signal.SIGINT)
-        yield Chunk(" and on")
+        yield Chunk("on.")
 
     engine = Recorded(answer)
     out = talk(engine, ["first", "second"])
-    assert out == "companion: so far (stopped)\ncompanion: so far and on\n"
-    assert engine.asked[1][:2] == (Message("user", "first"), Message("assistant", "so far"))
+    assert out == "companion: So far. (stopped)\ncompanion: So far. And on.\n"
+    assert engine.asked[1][:2] == (Message("user", "first"), Message("assistant", "So far."))
+    assert engine.num_closed == 2
 
 
 def test_ctrl_c_while_writing_closes_the_stream() -> None:
-    engine = Recorded(lambda turn: [Chunk("a"), Chunk("b")])
-    lines = iter(["hi"])
+    engine = Recorded(lambda turn: [Chunk("One. "), Chunk("Two. "), Chunk("Three.")])
 
     def write(text: str) -> None:
-        if text == "a":
+        if "One." in text:
             signal.raise_signal(signal.SIGINT)
 
-    exchanges(engine, lines, system_prompt=None, sampling=Sampling(), write=write)
+    exchanges(replace(SETTING, engine=engine), ["hi"], write=write)
     assert engine.num_closed == 1
+
+
+def test_notes_are_shown_and_control_characters_are_not() -> None:
+    engine = Recorded(lambda turn: [Chunk("a\x1b]0;title\x07\tb \x9bc", notes=("the oldest 2 turns were left out",))])
+    assert talk(engine, ["hi"]) == "companion: a]0;title\tb c\n(the oldest 2 turns were left out)\n"
 
 
 def test_ctrl_c_at_the_prompt_leaves() -> None:
@@ -209,19 +236,6 @@ def test_ctrl_c_at_the_prompt_leaves() -> None:
         yield "never read"
 
     assert talk(ScriptedEngine(["ok"]), lines()) == "companion: ok\n"
-
-
-def test_notes_are_shown_and_control_characters_are_not() -> None:
-    engine = Recorded(lambda turn: [Chunk("a\x1b]0;title\x07\tb\n\x9bc", notes=("the oldest 2 turns were left out",))])
-    assert talk(engine, ["hi"]) == "companion: a]0;title\tb\nc\n(the oldest 2 turns were left out)\n"
-
-
-def test_exchanges_are_you_and_companion_lines() -> None:
-    out: list[str] = []
-    engine = ScriptedEngine(["I hear you.", "Tell me more."])
-    exchanges(engine, ["I am sad.", "Very."], system_prompt=None, sampling=Sampling(), write=out.append)
-    text = "".join(out)
-    assert text == "you: I am sad.\ncompanion: I hear you.\nyou: Very.\ncompanion: Tell me more.\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
@@ -239,7 +253,7 @@ def test_piped_input_gives_plain_text(encoding: str) -> None:
     assert "\x1b" not in text
     assert "you: " not in text
     dots = "…" if encoding == "utf-8" else "?"
-    assert text.startswith(f"warmline chat: scripted\n{notice()}\n")
+    assert text.startswith("warmline chat: scripted\n\nYou are talking with an AI")
     assert text.endswith(f"companion: I hear you {dots}\nthis engine has no heads\n")
 
 

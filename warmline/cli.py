@@ -12,12 +12,22 @@ import typer
 from warmline import __version__
 from warmline.commands.data import data_app
 from warmline.commands.safety import safety_app
-from warmline.commands.shared import Overrides, RecipeName, data_root, errors, failure, run_dir
+from warmline.commands.shared import (
+    Country,
+    Overrides,
+    RecipeName,
+    companion,
+    country_here,
+    data_root,
+    errors,
+    failure,
+    run_dir,
+)
 
 if TYPE_CHECKING:
     from warmline.config import Recipe
     from warmline.data.prepare import Corpus
-    from warmline.engine.engine import Engine, Sampling
+    from warmline.dialogue.companion import Setting
     from warmline.pipeline import Loaded
     from warmline.run_dir import RunDir
 
@@ -144,8 +154,9 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one reply.")] = 192,
     seed: Annotated[int | None, typer.Option(help="Makes the draw repeatable.")] = None,
     url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server that holds MODEL.")] = None,
+    country: Country = None,
 ) -> None:
-    """Talk in the terminal. /why shows what the heads read; /help lists the commands.
+    """Talk in the terminal. /help-now shows helplines; /why what the heads read; /help lists the commands.
 
     Example: warmline chat tiny
     """
@@ -166,14 +177,13 @@ def chat(
             from warmline.pipeline import open_engine
 
             engine, system_prompt, title = open_engine(run_or_model, run_dir(run_or_model), stage)
-        _converse(engine, system_prompt, title, sampling)
+        _converse(companion(engine, system_prompt, sampling, country or country_here()), title)
 
 
-def _converse(engine: "Engine", system_prompt: str | None, title: str, sampling: "Sampling") -> None:
+def _converse(setting: "Setting", title: str) -> None:
     from warmline.serve import terminal
 
-    lines, write = terminal.console_lines(), terminal.console_write()
-    terminal.chat(engine, system_prompt=system_prompt, sampling=sampling, read_line=lines, write=write, title=title)
+    terminal.chat(setting, read_line=terminal.console_lines(), write=terminal.console_write(), title=title)
 
 
 @app.command()
@@ -193,10 +203,10 @@ def demo() -> None:
 
         opened = open_engine("tiny", folder, None, loaded)
         if sys.stdin.isatty() and sys.stdout.isatty():
-            _converse(opened.engine, opened.system_prompt, opened.title, Sampling())
+            _converse(companion(opened.engine, opened.system_prompt, Sampling(), country_here()), opened.title)
             return
         sampling = Sampling(max_new_tokens=60, seed=settings.seed)
-        exchanges(opened.engine, DEMO, system_prompt=opened.system_prompt, sampling=sampling, write=console_write())
+        exchanges(companion(opened.engine, opened.system_prompt, sampling, None), DEMO, write=console_write())
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from warmline.commands.shared import errors, failure, run_dir
+from warmline.commands.shared import Country, checked_country, companion, errors, failure, run_dir
 
 if TYPE_CHECKING:
     from warmline.dialogue.companion import Setting
@@ -100,7 +100,7 @@ def _validated(row: object) -> dict[str, object]:
 def safety_reply(
     run_or_model: Annotated[str, typer.Argument(metavar="[RUN]", help="A run or model for tiny and local.")] = "tiny",
     engine: Annotated[EngineName, typer.Option(help="scripted needs no RUN: seeded logits without a model.")] = "tiny",
-    country: Annotated[str | None, typer.Option(metavar="XX", help="Country of the card, two letters.")] = None,
+    country: Country = None,
     seed: Annotated[int | None, typer.Option(help="Makes the draw repeatable.")] = None,
 ) -> None:
     """Read conversations as JSON lines; answer each one's last user turn through the whole safety system.
@@ -110,14 +110,9 @@ def safety_reply(
     Example: warmline safety reply --engine scripted < cases.jsonl
     """
     with errors():
-        from warmline.dialogue.companion import Setting
         from warmline.engine.engine import Sampling
-        from warmline.safety.detect import load_detector
-        from warmline.safety.resources.directory import load_directory
 
-        speaking, system_prompt = _engine(run_or_model, engine)
-        sampling = Sampling(seed=seed)
-        setting = Setting(speaking, load_detector(), load_directory(), system_prompt, sampling, country)
+        setting = companion(*_engine(run_or_model, engine), Sampling(seed=seed), country)
         for row in _stdin_rows():
             typer.echo(json.dumps(_replied(setting, row), ensure_ascii=False))
 
@@ -218,8 +213,6 @@ def safety_card(
 
         if level not in ("high", "emergency"):
             raise ValueError(f"--level {level!r}: expected high or emergency")
-        if len(country) != 2 or not country.isalpha():
-            raise ValueError(f"--country {country!r}: expected two letters, as IE")
         today = datetime.now(UTC).date()
-        card = card_for(load_directory(), country.upper(), LEVELS[level], language=language, today=today)
+        card = card_for(load_directory(), checked_country(country), LEVELS[level], language=language, today=today)
         typer.echo(json.dumps(card.as_json(), indent=1, ensure_ascii=False) if as_json else card.text())

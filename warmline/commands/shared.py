@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from warmline.dialogue.companion import Setting
+    from warmline.engine.engine import Engine, Sampling
     from warmline.run_dir import RunDir
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a .yaml or .json file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting; repeatable.")]
+
+Country = Annotated[str | None, typer.Option(metavar="XX", help="Country of the helplines, two letters.")]
 
 
 @contextmanager
@@ -45,3 +49,27 @@ def run_dir(name: str) -> "RunDir":
 def data_root() -> Path | None:
     configured = os.environ.get("WARMLINE_DATA")
     return Path(configured) if configured else None
+
+
+def companion(engine: "Engine", system_prompt: str | None, sampling: "Sampling", country: str | None) -> "Setting":
+    """What an engine needs to be talked to. Raises ValueError for a country that is not two letters."""
+    from warmline.dialogue.companion import Setting
+    from warmline.safety.detect import load_detector
+    from warmline.safety.resources.directory import load_directory
+
+    return Setting(engine, load_detector(), load_directory(), system_prompt, sampling, checked_country(country))
+
+
+def checked_country(country: str | None) -> str | None:
+    """Two letters in upper case. Raises ValueError for anything else."""
+    if country is not None and not (len(country) == 2 and country.isascii() and country.isalpha()):
+        raise ValueError(f"--country {country!r}: expected two letters, as IE")
+    return country and country.upper()
+
+
+def country_here() -> str | None:
+    """The country that this terminal's locale or time zone names, if any."""
+    from warmline.safety.resources.country import choose_country
+
+    locale = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG")
+    return choose_country(None, None, locale, os.environ.get("TZ"))

@@ -3,17 +3,18 @@
 import re
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
-from warmline.dialogue.ladder import Attempt, climb
-from warmline.engine.engine import Engine, EngineError, GenerateRequest, Message, Reading, Sampling
+from warmline.dialogue.ladder import Attempt, climb, reason_of
+from warmline.engine.engine import Engine, GenerateRequest, Message, Reading, Sampling
 from warmline.safety.assess import step
 from warmline.safety.detect import Detector, Observation
-from warmline.safety.disclosure import minor_of
+from warmline.safety.disclosure import Use, due, minor_of, shown, texts_for, turned
 from warmline.safety.grammar.grammar import lark, spec_for
 from warmline.safety.levels import Level, Reason
-from warmline.safety.policy import Plan, guarded, overlay_for, plan_for
+from warmline.safety.policy import Plan, PolicyError, guarded, overlay_for, plan_for
 from warmline.safety.release import Released
 from warmline.safety.resources.card import Card, card_for
 from warmline.safety.resources.directory import Directory
@@ -53,6 +54,7 @@ class Session:
     card_level: Level = Level.NONE  # the highest level of this episode that a card was shown for
     minor: Minor = "unknown"
     questions_asked: int = 0  # safety questions in this episode
+    use: Use | None = None  # since when, and what was said about talking with an AI
 
 
 @dataclass(frozen=True)
@@ -90,35 +92,64 @@ def respond(
 ) -> Generator[Released | Answer, None, None]:
     """Answer one user turn: the card where the level asks for one, then released words, then the `Answer`.
 
-    `now`: seconds on any clock that does not run backwards; time.time() by default. Never raises for what the engine or
-    a detector does: a reply that cannot be had is a notice.
+    `now`: seconds on any clock that does not run backwards; time.time() by default. A caller that stops halfway leaves
+    the session as the person has seen it. Raises PolicyError for a setting that nobody answers for, and nothing else:
+    whatever breaks, there is a card or a notice.
     """
     at = time.time() if now is None else now
+    try:
+        yield from _respond(setting, session, text, at)
+    except PolicyError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the outermost line: a defect of ours must not be met with silence
+        yield from _without_a_reply(setting, session, type(error).__name__)
+
+
+def help_now(setting: Setting, session: Session) -> Card:
+    """The card, whenever somebody asks for it: no engine and no detector takes part."""
+    return _card(setting, session, session.state.floor, session.state.domains, _said(session))
+
+
+def told(session: Session, now: float, utc_offset_s: float | None = None) -> tuple[str, ...]:
+    """What the app must say now about talking with an AI and about rest; the session remembers that it was shown.
+
+    Call it when the conversation opens and after each answer. `utc_offset_s`: the person's clock, where known.
+    """
+    session.use = session.use or Use(now, None, now, 0.0, night_break_shown=False)
+    disclosure = due(session.use, now, session.state.floor, session.minor, utc_offset_s)
+    texts = texts_for(disclosure, session.use, spoken(_said(session)))
+    session.use = shown(session.use, disclosure, now, utc_offset_s)
+    return texts
+
+
+def _said(session: Session) -> str:
+    """The user's newest turns, by which the language is told."""
+    return "\n".join([turn.content for turn in session.turns if turn.role == "user"][-3:])
+
+
+def _respond(setting: Setting, session: Session, text: str, at: float) -> Generator[Released | Answer, None, None]:
     seen, level = _read(setting, session, text, at)
+    session.turns.append(Turn("user", text))
+    domains = session.state.domains | seen.domains
     plan = _plan(setting, session, seen, level)
-    card = _card(setting, session, seen, level, text) if plan.card in ("first", "full") else None
+    card = _card(setting, session, level, domains, text) if plan.card in ("first", "full") else None
     if card is not None and level > session.card_level:
         session.card_level = level
         yield card
-    session.turns.append(Turn("user", text))
-    context = _context(session, seen, level, text, plan)
-    messages = _messages(setting, session, plan, context)
-    if plan.release == "whole":
-        attempt = climb(setting.engine, messages, plan, context, setting.sampling, _grammar(session, seen, level))
-        pieces: list[Validated] = [] if attempt.reply is None else [attempt.reply]
-        yield from pieces
-    else:
-        pieces = []
-        attempt = yield from _stream(setting, messages, plan, context, pieces)
-    reply = " ".join(pieces)
+    context = _context(session, domains, level, text, plan)
+    pieces: list[Validated] = []
+    try:
+        attempt = yield from _speak(setting, session, plan, context, pieces)
+    finally:  # someone who goes away has seen what was released until then
+        reply = " ".join(pieces)
+        if pieces:
+            session.turns.append(Turn("assistant", reply))
+            session.questions_asked += "?" in reply and level >= Level.HIGH
     if not pieces:
         yield notice_for("no_reply_with_card" if card else "no_reply", context.lang)
-    else:
-        session.turns.append(Turn("assistant", reply))
-    session.questions_asked += "?" in reply and level >= Level.HIGH
     yield Answer(
         level,
-        frozenset(context.domains),
+        domains,
         attempt.source if pieces else "notice",
         reply,
         card,
@@ -129,6 +160,32 @@ def respond(
     )
 
 
+def _speak(
+    setting: Setting, session: Session, plan: Plan, context: ReplyContext, pieces: list[Validated]
+) -> Generator[Validated, None, Attempt]:
+    """The reply, whole or sentence by sentence as the plan says; `pieces` holds what was released."""
+    messages = _messages(setting, session, plan, context)
+    if plan.release != "whole":
+        return (yield from _stream(setting, messages, plan, context, pieces))
+    attempt = climb(setting.engine, messages, plan, context, setting.sampling, _grammar(session, context))
+    if attempt.reply is not None:
+        pieces.append(attempt.reply)
+        yield attempt.reply
+    return attempt
+
+
+def _without_a_reply(setting: Setting, session: Session, why: str) -> Generator[Released | Answer, None, None]:
+    """What is left when a part of ours has failed: the card, if it can be had, and the app's own words."""
+    level, card = max(session.state.floor, Level.ELEVATED), None
+    with suppress(Exception):
+        card = help_now(setting, session)
+    if card is not None:
+        yield card
+    yield notice_for("no_reply_with_card" if card else "no_reply", "en")
+    degraded = frozenset({"companion"})
+    yield Answer(level, session.state.domains, "notice", "", card, notes=(f"a part failed: {why}",), degraded=degraded)
+
+
 def _read(setting: Setting, session: Session, text: str, at: float) -> tuple[Observation, Level]:
     """What the turn shows, and the level at which it is answered; the session's state goes on."""
     said = [turn.content for turn in session.turns if turn.role == "user"]
@@ -137,6 +194,7 @@ def _read(setting: Setting, session: Session, text: str, at: float) -> tuple[Obs
     before = session.state.episode
     session.state, seen = step(session.state, text, setting.detector, said, question, seconds)
     session.last_at = at
+    session.use = session.use and turned(session.use, at)
     session.minor = minor_of(text, session.minor)
     if session.state.episode != before or session.state.floor < Level.HIGH:
         session.card_level, session.questions_asked = Level.NONE, 0
@@ -155,8 +213,7 @@ def _plan(setting: Setting, session: Session, seen: Observation, level: Level) -
     return guarded(plan) if "guarded" in seen.degraded else plan
 
 
-def _card(setting: Setting, session: Session, seen: Observation, level: Level, text: str) -> Card:
-    domains = session.state.domains | seen.domains
+def _card(setting: Setting, session: Session, level: Level, domains: frozenset[str], text: str) -> Card:
     groups = list(dict.fromkeys(GROUPS[domain] for domain in sorted(domains) if domain in GROUPS))
     if session.minor == "yes" and "child" not in groups:
         groups.insert(0, "child")
@@ -175,11 +232,11 @@ def _today() -> date:
     return datetime.now(UTC).date()
 
 
-def _context(session: Session, seen: Observation, level: Level, text: str, plan: Plan) -> ReplyContext:
+def _context(session: Session, domains: frozenset[str], level: Level, text: str, plan: Plan) -> ReplyContext:
     replies = tuple(turn.content for turn in session.turns if turn.role == "assistant")
     return ReplyContext(
         level=level,
-        domains=session.state.domains | seen.domains,
+        domains=domains,
         turns=tuple(session.turns),
         lang=spoken(text),
         minor=session.minor,
@@ -202,8 +259,8 @@ def _messages(setting: Setting, session: Session, plan: Plan, context: ReplyCont
     return tuple(messages)
 
 
-def _grammar(session: Session, seen: Observation, level: Level) -> str:
-    domains = session.state.domains | seen.domains
+def _grammar(session: Session, context: ReplyContext) -> str:
+    level, domains = context.level, context.domains
     follow_up = session.card_level >= level and any(turn.role == "assistant" for turn in session.turns[-3:])
     return lark(
         spec_for(
@@ -242,8 +299,8 @@ def _stream(
                 elif sentence:
                     refused = True
                     break
-        except EngineError as error:
-            notes = (*notes, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever an engine raises, what was released stands
+            notes = (*notes, reason_of(error))
             break
         if not refused:
             break

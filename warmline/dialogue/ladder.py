@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from warmline.engine.engine import Chunk, Engine, EngineError, GenerateRequest, Message, Reading, Sampling
 from warmline.safety.policy import Plan
@@ -12,6 +13,7 @@ from warmline.safety.validate.release import Validated, release_if_valid, valida
 
 NUM_REWRITES, REWRITE_ROUNDS = 2, 2
 NUM_SLOT_SAMPLES = 8  # of each half
+NUM_HALVES = 12  # of each kind that are paired
 SLOT_TOKENS = 48  # of one sentence
 IDEAL_WORDS = (25, 70)
 GUIDED_TEMPERATURE, GUIDED_TOKENS = 0.9, 900  # the grammar ends the reply; a token may be one character
@@ -72,12 +74,17 @@ def climb(
             continue
         try:
             reply = tiers[tier]()
-        except EngineError as error:
-            state.notes = (*state.notes, f"{tier}: {error}")
+        except Exception as error:  # noqa: BLE001 - whatever an engine raises, the tiers below it still speak
+            state.notes = (*state.notes, f"{tier}: {reason_of(error)}")
             continue
         if reply is not None:
             return _attempt(state, reply, tier)
     return _attempt(state, None, "notice")
+
+
+def reason_of(error: Exception) -> str:
+    """Why an engine failed, for a note: its own words, or the error's kind where the words could quote somebody."""
+    return str(error) if isinstance(error, EngineError) else type(error).__name__
 
 
 def _attempt(state: _Climb, reply: Validated | None, source: str) -> Attempt:
@@ -176,8 +183,9 @@ def _slots(state: _Climb) -> Validated | None:
         messages = (*state.messages[:-1], Message(last.role, f"{last.content}\n\n({ask})"))
         sampled = _sample(state, messages, NUM_SLOT_SAMPLES, SLOT_TOKENS)
         earlier = [part for text in state.candidates for part in _SENTENCE_END.split(text.strip()) if part]
-        halves.append(list(dict.fromkeys([*(_cut(text, 1) for text in sampled), *earlier])))
-    pairs = (f"{first} {second}" for first in halves[0][:12] for second in halves[1][:12] if first != second)
+        sentences = dict.fromkeys([*(_cut(text, 1) for text in sampled), *earlier])
+        halves.append([each for each in sentences if _only_lacks(each, state)][:NUM_HALVES])
+    pairs = (f"{first} {second}" for first, second in product(*halves) if first != second)
     for pair in pairs:
         if state.out_of_time():
             return None
@@ -185,6 +193,11 @@ def _slots(state: _Climb) -> Validated | None:
         if reply is not None:
             return reply
     return None
+
+
+def _only_lacks(sentence: str, state: _Climb) -> bool:
+    """Whether a sentence breaks no rule but those that another sentence can still make good."""
+    return all(rule.startswith("missing_") for rule in validate(sentence, state.context).violations)
 
 
 def _guided(state: _Climb, grammar: str) -> Validated | None:

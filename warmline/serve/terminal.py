@@ -3,24 +3,32 @@
 import difflib
 import importlib
 import sys
+import textwrap
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from rich.console import Console
 from rich.text import Text
 
-from warmline.engine.engine import Chunk, Engine, EngineError, GenerateRequest, Message, Reading, Sampling
+from warmline.dialogue.companion import Answer, Session, Setting, help_now, respond, told
+from warmline.engine.engine import Engine, Reading
+from warmline.safety.release import text_of
+from warmline.safety.validate.release import Validated
 
 ReadLine = Callable[[], str | None]  # a line without its end, or None when there are no more
 Write = Callable[[str], None]
 
 COMMANDS = {
+    "/help-now": "people who can help, at any time",
     "/why": "what the heads read just before the last reply",
     "/reset": "forget the conversation",
     "/help": "this list",
     "/quit": "leave",
 }
+WIDTH = 100  # characters of a line of the app's own words
 BAR_WIDTH = 20  # characters that stand for a probability of 1
 # A reply must not move the cursor or rename the window: control characters but tab and line feed are left out.
 CONTROL_CHARACTERS = {code: None for code in [*range(0x20), *range(0x7F, 0xA0)] if chr(code) not in "\t\n"}
@@ -30,29 +38,20 @@ CONTROL_CHARACTERS = {code: None for code in [*range(0x20), *range(0x7F, 0xA0)] 
 class _Talk:
     """What the loop remembers between lines."""
 
-    turns: list[Message] = field(default_factory=list)
+    session: Session = field(default_factory=Session)
     readings: tuple[Reading, ...] = ()  # of the last reply
 
 
-def notice() -> str:
-    """What a person must know before the first word; a later safety system replaces it."""
-    return (
-        "You are talking to an AI, not a person. No safety controller is active in this version.\n"
-        "If you may be in danger, contact your local emergency number or find a helpline at https://findahelpline.com."
-    )
-
-
-def chat(
-    engine: Engine, *, system_prompt: str | None, sampling: Sampling, read_line: ReadLine, write: Write, title: str
-) -> None:
+def chat(setting: Setting, *, read_line: ReadLine, write: Write, title: str) -> None:
     """Hold a conversation until `/quit`, the end of input or Ctrl-C at the prompt."""
-    write(f"{_styled(title, 'bold')}\n{notice()}\nType /help for the commands.\n\n")
-    _converse(engine, system_prompt=system_prompt, sampling=sampling, read_line=read_line, write=write)
+    talk = _Talk()
+    write(f"{_styled(title, 'bold')}\n\n")
+    _tell(talk, write)
+    write("Type /help-now for people who can help, /help for all commands.\n\n")
+    _converse(setting, talk, read_line=read_line, write=write)
 
 
-def exchanges(
-    engine: Engine, prompts: Iterable[str], *, system_prompt: str | None, sampling: Sampling, write: Write
-) -> None:
+def exchanges(setting: Setting, prompts: Iterable[str], *, write: Write) -> None:
     """The conversation that `prompts` would make, written as `you: ...` and `companion: ...` lines."""
     lines = iter(prompts)
 
@@ -62,7 +61,9 @@ def exchanges(
             write(f"you: {line}\n")
         return line
 
-    _converse(engine, system_prompt=system_prompt, sampling=sampling, read_line=read_line, write=write)
+    talk = _Talk()
+    told(talk.session, time.time())  # who runs this knows what it is
+    _converse(setting, talk, read_line=read_line, write=write)
 
 
 def console_lines() -> ReadLine:
@@ -98,11 +99,7 @@ def console_write() -> Write:
     return write
 
 
-def _converse(
-    engine: Engine, *, system_prompt: str | None, sampling: Sampling, read_line: ReadLine, write: Write
-) -> None:
-    talk = _Talk()
-    system = [] if system_prompt is None else [Message("system", system_prompt)]
+def _converse(setting: Setting, talk: _Talk, *, read_line: ReadLine, write: Write) -> None:
     while True:
         try:
             line = read_line()
@@ -113,62 +110,54 @@ def _converse(
             return
         # A command stands alone on its line, so that no sentence of a person is taken for one.
         if text.startswith("/") and len(text.split()) == 1:
-            write(_obey(text, talk, engine))
+            write(_obey(text, talk, setting))
         elif text:
-            talk.turns.append(Message("user", text))
-            request = GenerateRequest((*system, *talk.turns), sampling)
-            _answer(engine, request, talk, write)
+            _answer(setting, talk, text, write)
+            _tell(talk, write)
 
 
-def _answer(engine: Engine, request: GenerateRequest, talk: _Talk, write: Write) -> None:
-    """Stream a reply to the last turn into the talk; without one, take the turn back."""
-    write(_styled("companion: ", "bold"))
-    chunks: list[Chunk] = []
-    ending = "\n"
+def _answer(setting: Setting, talk: _Talk, text: str, write: Write) -> None:
+    """Write the card, the reply as it is released, and what there is to note. Ctrl-C ends the reply, not the card."""
+    answer = None
+    spoke = False
+    stream = respond(setting, talk.session, text)
     try:
-        _stream(engine, request, chunks, write)
+        for piece in stream:
+            if isinstance(piece, Answer):
+                answer = piece
+            elif isinstance(piece, Validated):
+                write((" " if spoke else _styled("companion: ", "bold")) + _printable(text_of(piece)))
+                spoke = True
+            else:
+                write(f"\n{_printable(text_of(piece)).strip()}\n\n")
     except KeyboardInterrupt:
-        ending = _styled(" (stopped)", "dim") + "\n"
-    except EngineError as error:
-        # Half a reply would stand in the conversation as if it had been meant: it goes, and the turn with it.
-        talk.turns.pop()
-        reason = " ".join(_printable(str(error)).split())
-        write("\n" + _styled(f"no reply: {reason} (your message was taken back; you can send it again)", "red") + "\n")
-        return
-    notes = [note for chunk in chunks for note in chunk.notes]
-    write(ending + "".join(_styled(f"({_printable(note)})", "dim") + "\n" for note in notes))
-    text = "".join(chunk.text for chunk in chunks)
-    if not text.strip():
-        talk.turns.pop()
-        write(_styled("(no words came; your message was taken back)", "dim") + "\n")
-        return
-    talk.turns.append(Message("assistant", text))
-    talk.readings = next((chunk.readings for chunk in chunks if chunk.readings), ())
+        stream.close()
+        write(_styled(" (stopped)" if spoke else "(stopped)\n", "dim"))
+    write("\n" if spoke else "")
+    if answer is not None:
+        talk.readings = answer.readings
+        write("".join(_styled(f"({' '.join(_printable(note).split())})", "dim") + "\n" for note in answer.notes))
 
 
-def _stream(engine: Engine, request: GenerateRequest, chunks: list[Chunk], write: Write) -> None:
-    """Write the chunks as they come and append each to `chunks`, which an interruption leaves half filled."""
-    stream = engine.generate(request)
-    try:
-        for chunk in stream:
-            chunks.append(chunk)
-            write(_printable(chunk.text))
-    finally:
-        close = getattr(stream, "close", None)
-        if close is not None:  # a generator that is only dropped would keep its server busy
-            close()
+def _tell(talk: _Talk, write: Write) -> None:
+    """What the app has to say about itself now, if anything."""
+    offset = datetime.now().astimezone().utcoffset()
+    for text in told(talk.session, time.time(), offset.total_seconds() if offset is not None else None):
+        write(_styled(textwrap.fill(text, WIDTH), "dim") + "\n\n")
 
 
-def _obey(command: str, talk: _Talk, engine: Engine) -> str:
+def _obey(command: str, talk: _Talk, setting: Setting) -> str:
     """Carry out a command but /quit; what to print."""
+    if command == "/help-now":
+        return f"\n{text_of(help_now(setting, talk.session))}\n"
     if command == "/why":
-        return _why(talk, engine)
+        return _why(talk, setting.engine)
     if command == "/reset":
-        talk.turns.clear()
+        talk.session.turns.clear()  # the words; that somebody was in danger a moment ago is not forgotten
         talk.readings = ()
-        return "The conversation is forgotten.\n"
+        return "What was said is forgotten.\n"
     if command == "/help":
-        return "".join(f"{name:<8}{meaning}\n" for name, meaning in COMMANDS.items())
+        return "".join(f"{name:<11}{meaning}\n" for name, meaning in COMMANDS.items())
     nearest = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0)[0]
     return f"Unknown command {_printable(command)}; the nearest is {nearest}. /help lists them all.\n"
 
