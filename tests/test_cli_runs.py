@@ -158,7 +158,7 @@ def test_chat_with_a_finished_run_gives_notice_reply_and_readings(finished: Path
     assert result.exit_code == 0, result.output
     head, _, after = result.stdout.partition("companion: ")
     assert "toy, stage sft" in head
-    assert "You are talking to an AI" in head
+    assert "You are talking with an AI" in head
     assert "no reply yet" in head
     reply, emotion, readings = after.partition("\nemotion ")
     assert reply.strip()
