@@ -39,6 +39,7 @@ class Calibration:
     """From which P(level >= k) of the models a level is given, and which rules only inform them (`hints`)."""
 
     elevated: float
+    sure: float  # P(level >= 1) that `high` asks for besides: whom it takes over should not be somebody who is fine
     high: float
     emergency: float
     hints: frozenset[str]
@@ -115,7 +116,9 @@ def shipped_calibration() -> Calibration:
     """weights/calibration.json."""
     stored = json.loads(files("warmline.safety").joinpath("weights/calibration.json").read_text(encoding="utf-8"))
     mix = tuple(Mix(*each) for each in stored["mix"])
-    return Calibration(stored["elevated"], stored["high"], stored["emergency"], frozenset(stored["hints"]), mix)
+    return Calibration(
+        stored["elevated"], stored["sure"], stored["high"], stored["emergency"], frozenset(stored["hints"]), mix
+    )
 
 
 def observe(text: str, detector: Detector, before: Sequence[str] = (), question: str = "") -> Observation:
@@ -164,8 +167,8 @@ def _read(text: str, detector: Detector, before: Sequence[str], question: str) -
 
 def read_message(text: str, detector: Detector) -> Reading:
     """What English rules and those of every language whose words occur read in a message."""
-    text = passages(text, detector.triggers)
-    words = set(plain(text).split())
+    text = plain(passages(text, detector.triggers))  # once: what is plain already costs little to read again
+    words = set(text.split())
     reading = read(text, detector.lexicons["en"], detector.speller)
     for lang, distinctive in detector.foreign.items():
         if words & distinctive:
@@ -226,6 +229,13 @@ def mixed(linear_WK: np.ndarray | None, recurrent_WK: np.ndarray | None, calibra
     return np.minimum.accumulate(1 / (1 + np.exp(-np.array(logits))))
 
 
+def by_wording(p_K: np.ndarray, calibration: Calibration) -> int:
+    """The level that the models' probabilities give."""
+    if p_K[0] >= calibration.sure and p_K[1] >= calibration.high:
+        return 3 if p_K[2] >= calibration.emergency else 2
+    return int(p_K[0] >= calibration.elevated)
+
+
 def windows(reading: Reading) -> Iterator[Reading]:
     """The message; if it is long, its parts of about WINDOW words, each beginning with the last piece of the one before."""
     if sum(map(len, reading.words)) <= 1.5 * WINDOW:
@@ -257,8 +267,7 @@ def fuse(reading: Reading, p_K: np.ndarray | None, detector: Detector) -> Observ
     reasons = [Reason(frame.rule, detector.reasons.get(frame.rule, "")) for frame in definite if frame.level]
     if p_K is not None:
         p = float(p_K[0])
-        limits = (calibration.elevated, calibration.high, calibration.emergency)
-        model = max((k for k, limit in enumerate(limits, 1) if p_K[k - 1] >= limit), default=0)
+        model = by_wording(p_K, calibration)
         if model > level:
             if detector.linear is not None:
                 domains.add(detector.linear.domain(features(reading)))

@@ -5,8 +5,9 @@ Needs scikit-learn (`pip install warmline[dev]`) and torch. The result does not 
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from warmline.safety.detect import (
     read_message,
     recurrent_logits,
 )
-from warmline.safety.levels import DOMAINS, Level
+from warmline.safety.levels import DOMAINS, LEVELS, Level
 from warmline.safety.lexicon import LANGUAGES, Lexicon, load_lexicon
 from warmline.safety.linear import DIM, DOMAIN_DIM, Features, Linear, features
 from warmline.safety.matcher import Reading, read
@@ -39,10 +40,10 @@ WEIGHTS = Path(__file__).parent / "weights"
 PENALTY = 8.0  # C of scikit-learn: the inverse of the penalty's strength
 KNOWN_AFTER = 2  # times that a word must occur in the lines to be an ordinary one
 MIN_HITS, MAX_WRONG = 3, 0.03  # a rule sets a level if it hit so many lines, and so few of them harmless
-FPR_ELEVATED, FPR_HIGH = 0.03, 0.0  # of harmless cases of the calibrate part
-LEAST_HIGH, LEAST_EMERGENCY = 0.85, 0.5  # probabilities: that part has too few harmless cases to show one in a hundred
+FPR_ELEVATED, FPR_HIGH = 0.04, 0.02  # of harmless cases of the calibrate part
+HIGH, EMERGENCY = 0.45, 0.4  # P(level >= k) from which a turn that is surely risky is one of these
 SAME = (Mix(1.0, 1.0, 1.0, 0.0),) * 3
-NEVER = Calibration(2.0, 2.0, 2.0, frozenset(), SAME)  # no probability reaches it
+NEVER = Calibration(2.0, 2.0, 2.0, 2.0, frozenset(), SAME)  # no probability reaches it
 
 
 def fit(
@@ -71,7 +72,16 @@ def lines_to_learn(without: Iterable[str] = ()) -> list[Line]:
         for case in cases
         if case.is_single
     ]
-    return [line for line in (*read_lines(), *own) if line.family not in held_out]
+    return [line for line in (*read_lines(), *own, *bundled()) if line.family not in held_out]
+
+
+def bundled() -> Iterator[Line]:
+    """The users' turns of the bundled corpus: what ordinary talk looks like, with a little danger in it."""
+    for row in files("warmline.samples").joinpath("conversations.jsonl").read_text(encoding="utf-8").splitlines():
+        talk = json.loads(row)
+        for turn in talk["messages"]:
+            if turn["role"] == "user" and "risk" in turn:
+                yield Line(turn["content"], f"bundled.{talk['id']}.{turn['risk']}", LEVELS[turn["risk"]], (), "en")
 
 
 def vocabulary(lines: Iterable[Line], lexicon: Lexicon) -> dict[str, int]:
@@ -154,22 +164,18 @@ def fit_mix(detector: Detector, cases: Sequence[Case]) -> tuple[Mix, ...]:
 
 
 def calibrate(detector: Detector, cases: Sequence[Case]) -> Calibration:
-    """The lowest thresholds at which harmless cases rise to `elevated` and `high` at the rates above, rules included."""
+    """The lowest P(level >= 1) at which harmless cases rise to `elevated` and `high` at the rates above, rules included."""
     harmless = [case for case in cases if case.risk == Level.NONE and case.is_single]
     seen = [observe(case.turns[-1]["content"], detector) for case in harmless]
-    floors = np.array([int(each.level) for each in seen])
+    floor_N = np.array([int(each.level) for each in seen])
     p_NK = np.stack([_probabilities(case, detector) for case in harmless])
     limits = []
-    for k, rate in ((1, FPR_ELEVATED), (2, FPR_HIGH), (3, 0.0)):
-        allowed = max(0, int(rate * len(harmless)) - int((floors >= k).sum()))
-        others = np.sort(p_NK[floors < k, k - 1])[::-1]
-        limits.append(round(float(others[allowed]) + 1e-4, 4) if len(others) > allowed else 1.0)
-    return replace(
-        detector.calibration,
-        elevated=limits[0],
-        high=max(limits[1], LEAST_HIGH),
-        emergency=max(limits[2], LEAST_EMERGENCY),
-    )
+    for could_N, level, rate in ((floor_N < 1, 1, FPR_ELEVATED), ((floor_N < 2) & (p_NK[:, 1] >= HIGH), 2, FPR_HIGH)):
+        allowed = max(0, int(rate * len(harmless)) - int((floor_N >= level).sum()))
+        others = np.sort(p_NK[could_N, 0])[::-1]
+        limits.append(round(float(others[allowed]) + 1e-4, 4) if len(others) > allowed else 0.0)
+    elevated, sure = limits
+    return replace(detector.calibration, elevated=elevated, sure=max(elevated, sure), high=HIGH, emergency=EMERGENCY)
 
 
 def _probabilities(case: Case, detector: Detector) -> np.ndarray:

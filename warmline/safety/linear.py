@@ -60,15 +60,15 @@ def features(reading: Reading) -> Features:
     """Features of what was read of a message: characters of its words, words, and the classes that stand in them."""
     words = [word for sentence in reading.words for word in ("<", *sentence, ">")]
     kinds = (
-        _characters(reading.words),
-        NUM_CHARS + _hashes(_ngrams(words), NUM_WORDS),
-        NUM_CHARS + NUM_WORDS + _hashes(_classes(reading), NUM_CLASSES),
+        characters(reading.words),
+        NUM_CHARS + hashes(ngrams(words), NUM_WORDS),
+        NUM_CHARS + NUM_WORDS + hashes(_classes(reading), NUM_CLASSES),
     )
     values = [np.full(len(kind), share / np.sqrt(max(len(kind), 1))) for kind, share in zip(kinds, SHARE, strict=True)]
     return Features(np.concatenate(kinds), np.concatenate(values).astype(np.float32))
 
 
-def _characters(sentences: Iterable[Sequence[str]]) -> np.ndarray:
+def characters(sentences: Iterable[Sequence[str]]) -> np.ndarray:
     """Hashes of the character n-grams, words bounded by one space. Unique."""
     text = " " + " ".join(word for sentence in sentences for word in sentence) + " "
     codes = np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.uint32)
@@ -83,7 +83,7 @@ def _characters(sentences: Iterable[Sequence[str]]) -> np.ndarray:
     return np.unique(np.concatenate(found)).astype(np.int64)
 
 
-def _ngrams(words: Sequence[str]) -> set[str]:
+def ngrams(words: Sequence[str]) -> set[str]:
     grams = set(words)
     grams.update(f"{a} {b}" for a, b in pairwise(words))
     grams.update(f"{a} {b} {c}" for a, b, c in zip(words, words[1:], words[2:], strict=False))
@@ -99,5 +99,5 @@ def _classes(reading: Reading) -> set[str]:
     return said | {f"#{name}" for name in seen} | {f"{a}+{b}" for a in seen for b in seen if a < b}
 
 
-def _hashes(grams: Iterable[str], size: int) -> np.ndarray:
+def hashes(grams: Iterable[str], size: int) -> np.ndarray:
     return np.array(sorted({crc32(gram.encode("utf-8", "replace")) & (size - 1) for gram in grams}), np.int64)

@@ -62,7 +62,7 @@ _EMOJI_WORD = {ord(sign): f" emo_{word} " for word, signs in _EMOJI.items() for 
 _QUOTES = str.maketrans("‘’‚‛`´ʼ“”„‟«»", "'" * 7 + '"' * 6)
 _FLAGS = re.compile("[\U0001f1e6-\U0001f1ff\\s]{3,}")
 _TAGS = re.compile("[\U000e0020-\U000e007e]+")
-_FOREIGN_WORD = re.compile(r"[^\W\d_]*[^\W\d_\x00-\x7f][^\W\d_]*")
+_LETTERS = re.compile(r"[^\W\d_]+")
 _SPACED = re.compile(r"(?<![^\W_])(?:[a-z0-9@$!*][ .\-_·*|/\\]{1,3}){2,}[a-z0-9@$!](?![^\W_])")
 _BETWEEN = re.compile(r"[ .\-_·*|/\\]+")
 _REPEAT = re.compile(r"(.)\1{2,}")
@@ -85,7 +85,7 @@ def plain(text: str) -> str:
         text = _FLAGS.sub(lambda found: found[0].translate(_FLAG_LETTERS), text)
         text = unicodedata.normalize("NFKC", text).translate(_EMOJI_WORD).translate(_QUOTES)
         text = _without_marks(text.lower())
-        text = _without_marks(_FOREIGN_WORD.sub(_latin_if_confusable, text))
+        text = _without_marks(_LETTERS.sub(_latin_if_confusable, text))
     return text.lower().replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -108,8 +108,11 @@ def _without_marks(text: str) -> str:
 
 def _latin_if_confusable(found: re.Match[str]) -> str:
     """A word that mixes scripts, or whose every letter has a Latin twin, in Latin letters; any other word as it is."""
-    latin = found[0].translate(_CONFUSABLE)
-    return latin if latin.isascii() else found[0]
+    word = found[0]
+    if word.isascii():
+        return word
+    latin = word.translate(_CONFUSABLE)
+    return latin if latin.isascii() else word
 
 
 def passages(text: str, triggers: frozenset[str]) -> str:

@@ -11,6 +11,7 @@ from importlib.resources import files
 from zlib import crc32
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from warmline.safety.matcher import Reading
 
@@ -39,7 +40,12 @@ class Recurrent:
 
     def logits(self, readings: Sequence[Reading]) -> np.ndarray:
         """Log-odds of level >= 1, 2 and 3 for each message: shape (messages, 3)."""
-        ids_BT, pieces_BTP = encode([words_of(each) for each in readings], self.word_ids)
+        with _threads().limit(
+            limits=1, user_api="blas"
+        ):  # the products are too small for two, which would wait in a spin
+            return self._logits(*encode([words_of(each) for each in readings], self.word_ids))
+
+    def _logits(self, ids_BT: np.ndarray, pieces_BTP: np.ndarray) -> np.ndarray:
         real_BT = ids_BT != PADDING
         num_B1 = np.maximum((pieces_BTP > 0).sum(axis=2), 1)[..., None]
         embedded_BTE = self.word_VE[ids_BT] + self.piece_PE[pieces_BTP].sum(axis=2) / num_B1
@@ -88,6 +94,11 @@ class Recurrent:
         forward = states_T2BH[1:, 0].transpose(1, 0, 2)
         backward = np.take_along_axis(states_T2BH[1:, 1].transpose(1, 0, 2), turned_BT[..., None], axis=1)
         return np.concatenate([forward, backward], axis=2)
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @cache

@@ -5,6 +5,7 @@ from warmline.safety.validate.context import ReplyContext
 from warmline.safety.validate.packs import NOTHING, pack, packs_for
 from warmline.safety.validate.support import escalations
 from warmline.safety.validate.violations import Violation, missing
+from warmline.safety.validate.wording import says
 from warmline.safety.validate.words import Span, View, read
 
 _BETWEEN = frozenset(  # words that may stand between a subject and the feeling
@@ -40,6 +41,8 @@ def missing_acknowledgement(text: str, context: ReplyContext) -> list[Violation]
             in_support = view.sentences[view.sentence_of[span.first]].first in asking_for_help
             if _is_said_of_now(view, span.first) and not in_support and not view.is_negated(span.first):
                 return []
+    if says("ack", view, context):
+        return []
     return missing("missing_acknowledgement", text, "recognises nothing of what the user carries")
 
 
@@ -55,6 +58,8 @@ def missing_emotion_name(text: str, context: ReplyContext) -> list[Violation]:
     for each in packs_for(context.lang):
         if any(_is_users(view, span) for span in view.find(each.patterns["emotion"])):
             return []
+    if says("emotion", view, context):
+        return []
     return missing("missing_emotion_name", text, "names no feeling of the user")
 
 

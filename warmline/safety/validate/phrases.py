@@ -8,11 +8,13 @@ from warmline.safety.validate.context import ReplyContext, last_user_turn
 from warmline.safety.validate.packs import found, pack, packs_for
 from warmline.safety.validate.support import escalations
 from warmline.safety.validate.violations import Violation, violation
+from warmline.safety.validate.wording import says
 from warmline.safety.validate.words import Span, View, read
 
 MAX_GOODBYE = 30  # words of a turn that takes leave
 _OTHERS = frozenset("other others plenty most many some lots millions everyone everybody thousands loads half".split())
 _BARE = frozenset({"i ", "i am ", "i do ", "i can ", "i will "})  # `you and i`, `here i am`, `as well as i can`
+FAR_FROM_HUMAN = -2.5  # log-odds under the limit of the wording model; of the labelled claims none is so far
 SHORT = 6  # words of a sentence that may do so with `have to go` or `night`
 
 
@@ -96,15 +98,19 @@ def human_claim(text: str, context: ReplyContext) -> list[Violation]:
     """A human's life, body, place or past; at high and above, anything of itself that the companion need not say.
 
     What a crisis reply says in the first person is a closed set (`i hear`, `i am sorry`, `i hope`, `i can not`), so that
-    what stands outside of it is refused without anyone having thought of it before.
+    what stands outside of it is refused without anyone having thought of it before, unless its wording is far from that
+    of such claims.
     """
     violations = phrase_check("human_claim", text, context)
     if context.level < Level.HIGH or context.lang != "en":
         return violations
     view, allowed = read(text), pack("en").patterns["own_words"]
+    likely = {span.first for span in says("human_claim", view, context, least=FAR_FROM_HUMAN)}
     for at, word in enumerate(view.words):
         end = view.sentences[view.sentence_of[at]].last
         part = view.part(at, min(end, at + 8))
+        if view.sentences[view.sentence_of[at]].first not in likely:
+            continue
         if word == "i" and not view.quoted[at] and not allowed.match(part) and part not in _BARE:
             why = "says of itself what a crisis reply does not"
             violations.append(violation("human_claim", view, Span(at, min(end, at + 3)), why))

@@ -16,8 +16,9 @@ from warmline.safety.validate.privacy import pii_echo
 from warmline.safety.validate.questions import probing_question
 from warmline.safety.validate.support import missing_support_encouragement, multiple_escalations
 from warmline.safety.validate.violations import Check
+from warmline.safety.validate.wording import BROKEN, worded
 
-RULES: Mapping[str, Check] = {
+_PHRASES: Mapping[str, Check] = {
     "probing_question": probing_question,
     "invalidating": invalidating,
     "fabricated_memory": fabricated_memory,
@@ -42,6 +43,9 @@ RULES: Mapping[str, Check] = {
     "repetition": repetition,
     "language_mismatch": language_mismatch,
     "pii_echo": pii_echo,
+}
+RULES: Mapping[str, Check] = {
+    name: worded(name, check) if name in BROKEN else check for name, check in _PHRASES.items()
 }
 # What only a whole reply can lack or have too much of.
 WHOLE_REPLY = frozenset(

@@ -4,6 +4,7 @@ from warmline.safety.levels import Level
 from warmline.safety.validate.context import ReplyContext
 from warmline.safety.validate.packs import Pack, pack, packs_for
 from warmline.safety.validate.violations import Violation, missing, violation
+from warmline.safety.validate.wording import says
 from warmline.safety.validate.words import Sentence, Span, View, read
 
 MAX_SHARE = 0.6  # of a reply's words in the sentence that escalates ...
@@ -14,7 +15,8 @@ MAX_NAMED = 3  # people and services named in one sentence; more is a list
 
 def missing_support_encouragement(text: str, context: ReplyContext) -> list[Violation]:
     """At high and above, no sentence that encourages towards a trusted person or a service."""
-    if context.level < Level.HIGH or escalations(read(text), context):
+    view = read(text)
+    if context.level < Level.HIGH or escalations(view, context) or says("support", view, context):
         return []
     return missing("missing_support_encouragement", text, "encourages towards nobody")
 
