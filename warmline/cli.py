@@ -16,6 +16,7 @@ from warmline.commands.shared import (
     Country,
     Overrides,
     RecipeName,
+    SafetyFile,
     companion,
     country_here,
     data_root,
@@ -77,8 +78,10 @@ def run(recipe: RecipeName = "tiny", overrides: Overrides = None, name: Name = N
 def _recipe_and_run(recipe: str, overrides: list[str] | None, name: str | None) -> "tuple[Recipe, RunDir]":
     from warmline.config import load_recipe
     from warmline.run_dir import RunDir
+    from warmline.safety.operator_settings import chosen
 
     settings = load_recipe(recipe, overrides or ())
+    chosen(settings.safety, os.environ)  # refused before hours of training rather than after
     return settings, RunDir(Path("runs") / (name or settings.name))
 
 
@@ -154,6 +157,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one reply.")] = 192,
     seed: Annotated[int | None, typer.Option(help="Makes the draw repeatable.")] = None,
     url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server that holds MODEL.")] = None,
+    safety_file: SafetyFile = None,
     country: Country = None,
 ) -> None:
     """Talk in the terminal. /help-now shows helplines; /why what the heads read; /help lists the commands.
@@ -161,9 +165,11 @@ def chat(
     Example: warmline chat tiny
     """
     with errors():
+        from warmline.config import SafetySettings, load_safety
         from warmline.engine.engine import Sampling
 
         sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+        own = None if safety_file is None else load_safety(safety_file)
         if url is not None:
             from warmline.engine.remote import RemoteEngine
 
@@ -173,11 +179,15 @@ def chat(
                 None,
                 f"{run_or_model} at {url}",
             )
+            safety, risk_head = SafetySettings(), None
         else:
             from warmline.pipeline import open_engine
 
-            engine, system_prompt, title = open_engine(run_or_model, run_dir(run_or_model), stage)
-        _converse(companion(engine, system_prompt, sampling, country or country_here()), title)
+            opened = open_engine(run_or_model, run_dir(run_or_model), stage)
+            engine, system_prompt, title, safety, risk_head = opened
+        safety = safety if own is None else own
+        country = country or safety.country or country_here()
+        _converse(companion(engine, system_prompt, sampling, country, safety, risk_head), title)
 
 
 def _converse(setting: "Setting", title: str) -> None:
@@ -203,10 +213,15 @@ def demo() -> None:
 
         opened = open_engine("tiny", folder, None, loaded)
         if sys.stdin.isatty() and sys.stdout.isatty():
-            _converse(companion(opened.engine, opened.system_prompt, Sampling(), country_here()), opened.title)
+            country = opened.safety.country or country_here()
+            talked = companion(
+                opened.engine, opened.system_prompt, Sampling(), country, opened.safety, opened.risk_head
+            )
+            _converse(talked, opened.title)
             return
         sampling = Sampling(max_new_tokens=60, seed=settings.seed)
-        exchanges(companion(opened.engine, opened.system_prompt, sampling, None), DEMO, write=console_write())
+        talked = companion(opened.engine, opened.system_prompt, sampling, None, opened.safety, opened.risk_head)
+        exchanges(talked, DEMO, write=console_write())
 
 
 @app.command()

@@ -5,15 +5,17 @@ from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 HeadKind = Literal["softmax", "sigmoid", "ordinal", "regression"]
 Tone = Literal["warm", "gentle", "supportive", "calm", "encouraging", "empathetic"]
 Persona = Literal["best friend", "counselor", "mentor", "peer", "companion"]
 SUFFIXES = (".yaml", ".yml", ".json")  # of recipe files
+SECRETIVE = ("api_key_env", "url")  # settings that somebody may paste a key into: no message shows it
 
 
 class ConfigError(ValueError):
@@ -26,6 +28,16 @@ class Settings(BaseModel):
 
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
+
+
+def _as_country(value: Any) -> Any:
+    """Two letters in upper case. YAML reads Norway's as false."""
+    value = "NO" if value is False else value
+    if isinstance(value, str):
+        if len(value) != 2 or not value.isascii() or not value.isalpha():
+            raise ValueError("expected two letters, as IE")
+        return value.upper()
+    return value
 
 
 class LoraSettings(Settings):
@@ -150,6 +162,54 @@ class EvalSettings(Settings):
     bootstrap_samples: int = Field(default=1000, ge=100)
 
 
+class CategorySettings(Settings):
+    """What one category of a guard means here."""
+
+    level: Literal["none", "elevated", "high", "emergency"]
+    domain: str | None = None  # one of safety/levels.py's
+
+
+class GuardSettings(Settings):
+    """A guard model behind an OpenAI-compatible server, asked about the user's last turn."""
+
+    url: str  # with or without /v1
+    model: str = Field(min_length=1)
+    api_key_env: str | None = Field(default=None, pattern="^[A-Z_][A-Z0-9_]*$")  # the variable that holds the key
+    deadline_s: float = Field(default=0.2, gt=0, le=10, allow_inf_nan=False)  # seconds; a later answer counts as none
+    categories: dict[str, CategorySettings] = {}  # beside Llama Guard's, which safety/guards.py names
+
+    @field_validator("url")
+    @classmethod
+    def _of_a_server(cls, url: str) -> str:
+        try:
+            parsed = urlsplit(url)
+            sound = parsed.scheme in {"http", "https"} and parsed.hostname and not parsed.username and parsed.port != 0
+        except ValueError:  # whose message quotes what stands in the port's place
+            sound = False
+        if not sound:
+            raise ValueError("expected a server's URL without a user name, as http://127.0.0.1:8000/v1")
+        return url
+
+
+class ThresholdSettings(Settings):
+    """P(level >= k) from which the models give a level. None: as shipped; higher than that misses more people."""
+
+    elevated: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    high: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    emergency: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+
+
+class SafetySettings(Settings):
+    """What whoever runs the companion may choose of its safety. Nothing here belongs to training."""
+
+    country: Annotated[str | None, BeforeValidator(_as_country)] = None  # of the helplines
+    question_policy: Literal["none", "safety_check"] = "none"
+    question_owner: str = ""  # the clinician who answers for safety_check, by name
+    guards: tuple[GuardSettings, ...] = ()
+    thresholds: ThresholdSettings = ThresholdSettings()
+    accept_missed_crises: bool = False  # allows thresholds above the shipped ones; said at every start
+
+
 class Recipe(Settings):
     name: str
     description: str
@@ -160,6 +220,7 @@ class Recipe(Settings):
     heads: HeadsSettings
     sft: SftSettings
     eval: EvalSettings = EvalSettings()
+    safety: SafetySettings = SafetySettings()
     tracking: Literal["none", "tensorboard", "wandb"] = "none"  # beside metrics.jsonl; needs the extra [tracking]
 
     @model_validator(mode="after")
@@ -191,7 +252,18 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
+        raise _refusal(error) from None
+
+
+def load_safety(name: str) -> SafetySettings:
+    """The `safety` section of a recipe, or of a YAML file that need hold nothing else. Raises ConfigError."""
+    section = _read_tree(name, seen=()).get("safety")
+    if section is None:
+        raise ConfigError(f"{name}: it has no section safety")
+    try:
+        return SafetySettings.model_validate(section)
+    except ValidationError as error:
+        raise _refusal(error, "safety") from None
 
 
 def _read_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -285,6 +357,12 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def _refusal(error: ValidationError, *section: str) -> ConfigError:
+    """Every problem in a line of its own, by its path from the top of the file."""
+    problems = ({**problem, "loc": (*section, *problem["loc"])} for problem in error.errors())
+    return ConfigError("\n".join(_explain(problem) for problem in problems))
+
+
 def _explain(problem: Any) -> str:
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
@@ -293,7 +371,8 @@ def _explain(problem: Any) -> str:
         return f"{path}: missing, and it has no default"
     message = problem["msg"].removeprefix("Value error, ")
     found = problem.get("input")
-    shown = "" if isinstance(found, dict | BaseModel) else f" (found {found!r})"
+    hidden = isinstance(found, dict | BaseModel) or path.rpartition(".")[2] in SECRETIVE
+    shown = "" if hidden else f" (found {found!r})"
     return f"{path or 'recipe'}: {message}{shown}"
 
 

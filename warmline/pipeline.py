@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from warmline.config import ModelSettings, Recipe
+from warmline.config import ModelSettings, Recipe, SafetySettings
 from warmline.data.example_cache import encoded
 from warmline.data.prepare import Corpus, load_corpus
 from warmline.data.style import UNSTYLED, styling_of
@@ -29,6 +29,7 @@ from warmline.model.load import ModelError, check_positions, fingerprint, load_b
 from warmline.model.support_model import SupportModel
 from warmline.progress import progress, say
 from warmline.run_dir import STAGES, RunDir, RunError, append_row, provenance
+from warmline.safety.head import RiskHead, judge_head
 from warmline.train.base import ensure_base, ensure_tokenizer
 from warmline.train.loop import train
 from warmline.train.sft import sft_stage
@@ -212,6 +213,8 @@ class OpenedEngine(NamedTuple):
     engine: LocalEngine
     system_prompt: str | None
     title: str
+    safety: SafetySettings  # the run's; a model's are the defaults
+    risk_head: RiskHead | None  # None: the stage has none
 
 
 def open_engine(name: str, run: RunDir, stage: str | None, loaded: Loaded | None = None) -> OpenedEngine:
@@ -230,6 +233,8 @@ def open_engine(name: str, run: RunDir, stage: str | None, loaded: Loaded | None
             LocalEngine(loaded.model, loaded.tokenizer, chosen),
             recipe.model.system_prompt,
             f"{recipe.name}, stage {chosen}",
+            recipe.safety,
+            risk_head_of(run, chosen, loaded),
         )
     if stage not in {None, "base"}:
         raise RunError(f"{name} is not a run: it has no stage {stage!r}")
@@ -239,7 +244,15 @@ def open_engine(name: str, run: RunDir, stage: str | None, loaded: Loaded | None
     except ModelError as error:
         raise ModelError(f"{name!r} is neither a run under ./runs nor a model: {error}") from None
     loaded = load(settings, folder, accelerator().device)
-    return OpenedEngine(LocalEngine(loaded.model, loaded.tokenizer), None, name)
+    return OpenedEngine(LocalEngine(loaded.model, loaded.tokenizer), None, name, SafetySettings(), None)
+
+
+def risk_head_of(run: RunDir, stage: str, loaded: Loaded) -> RiskHead | None:
+    """Whether the stage's risk head may be listened to on the base that is loaded; None where the stage has none."""
+    if "risk" not in loaded.model.specs.get(stage, {}):
+        return None
+    measured = checkpoint.read_stage(run.stage(stage)).get("risk_head")
+    return judge_head(measured, loaded.fingerprint["weights"], loaded.fingerprint["quantization"])
 
 
 def tokenizer_of(recipe: Recipe, corpus: Corpus) -> "PreTrainedTokenizerBase":

@@ -152,20 +152,24 @@ class RunDir:
             raise RunError(f"{file} was written by another version of warmline, or altered: {reason}") from None
 
     def claim(self, recipe: Recipe) -> None:
-        """Start the run with `recipe`, or go on with it. Raises RunError if its settings changed.
+        """Start the run with `recipe`, or go on with it. Raises RunError if its settings changed; those of `safety` may,
+        and are written down anew: they are of its use, not of its training.
 
         Until there is a manifest, data and base have not been read once: whoever corrects a path starts anew.
         """
         file = self.path / "recipe.yaml"
         if (self.path / "manifest.json").is_file():
-            changed = list(_differences(self.recipe().model_dump(mode="json"), recipe.model_dump(mode="json")))
+            then = self.recipe()
+            before, now = (each.model_dump(mode="json", exclude={"safety"}) for each in (then, recipe))
+            changed = list(_differences(before, now))
             if changed:
                 lines = "\n".join(f"  {path}: {old!r} -> {new!r}" for path, old, new in changed)
                 raise RunError(
                     f"{self.path} was started with other settings:\n{lines}\n"
                     "go on with the old ones, or start another run with --name"
                 )
-            return
+            if then == recipe:
+                return
         write_text(file, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
     @contextmanager

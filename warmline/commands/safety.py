@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from warmline.commands.shared import Country, checked_country, companion, errors, failure, run_dir
+from warmline.commands.shared import Country, SafetyFile, checked_country, companion, errors, failure, run_dir
 
 if TYPE_CHECKING:
+    from warmline.config import SafetySettings
     from warmline.dialogue.companion import Setting
     from warmline.engine.engine import Engine
+    from warmline.safety.head import RiskHead
 
 safety_app = typer.Typer(
     help="Notice danger, show help, and measure how well.\n\nExample: warmline safety eval", no_args_is_help=True
@@ -102,6 +104,7 @@ def safety_reply(
     engine: Annotated[EngineName, typer.Option(help="scripted needs no RUN: seeded logits without a model.")] = "tiny",
     country: Country = None,
     seed: Annotated[int | None, typer.Option(help="Makes the draw repeatable.")] = None,
+    safety_file: SafetyFile = None,
 ) -> None:
     """Read conversations as JSON lines; answer each one's last user turn through the whole safety system.
 
@@ -110,22 +113,27 @@ def safety_reply(
     Example: warmline safety reply --engine scripted < cases.jsonl
     """
     with errors():
+        from warmline.config import load_safety
         from warmline.engine.engine import Sampling
 
-        setting = companion(*_engine(run_or_model, engine), Sampling(seed=seed), country)
+        own = None if safety_file is None else load_safety(safety_file)
+        opened, system_prompt, safety, risk_head = _engine(run_or_model, engine)
+        safety = safety if own is None else own
+        setting = companion(opened, system_prompt, Sampling(seed=seed), country, safety, risk_head)
         for row in _stdin_rows():
             typer.echo(json.dumps(_replied(setting, row), ensure_ascii=False))
 
 
-def _engine(name: str, kind: str) -> tuple["Engine", str | None]:
+def _engine(name: str, kind: str) -> tuple["Engine", str | None, "SafetySettings", "RiskHead | None"]:
     if kind == "scripted":
+        from warmline.config import SafetySettings
         from warmline.engine.scripted import ScriptedEngine
 
-        return ScriptedEngine(), None
+        return ScriptedEngine(), None, SafetySettings(), None
     from warmline.pipeline import open_engine
 
     opened = open_engine(name, run_dir(name), None)
-    return opened.engine, opened.system_prompt
+    return opened.engine, opened.system_prompt, opened.safety, opened.risk_head
 
 
 def _replied(setting: "Setting", row: object) -> dict[str, object]:

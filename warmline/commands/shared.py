@@ -3,20 +3,26 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from warmline.config import SafetySettings
     from warmline.dialogue.companion import Setting
     from warmline.engine.engine import Engine, Sampling
     from warmline.run_dir import RunDir
+    from warmline.safety.head import RiskHead
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a .yaml or .json file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting; repeatable.")]
 
 Country = Annotated[str | None, typer.Option(metavar="XX", help="Country of the helplines, two letters.")]
+SafetyFile = Annotated[
+    str | None, typer.Option("--safety", metavar="FILE", help="A YAML file with a section safety; wins over the run's.")
+]
 
 
 @contextmanager
@@ -51,13 +57,41 @@ def data_root() -> Path | None:
     return Path(configured) if configured else None
 
 
-def companion(engine: "Engine", system_prompt: str | None, sampling: "Sampling", country: str | None) -> "Setting":
-    """What an engine needs to be talked to. Raises ValueError for a country that is not two letters."""
+def companion(
+    engine: "Engine",
+    system_prompt: str | None,
+    sampling: "Sampling",
+    country: str | None,
+    safety: "SafetySettings | None" = None,
+    risk_head: "RiskHead | None" = None,
+) -> "Setting":
+    """What an engine needs to be talked to; says on standard error what the operator's settings make one say.
+
+    `country`: wins over the settings'. Raises ValueError for a country that is not two letters and for settings that
+    nobody may choose.
+    """
+    from warmline.config import SafetySettings
     from warmline.dialogue.companion import Setting
     from warmline.safety.detect import load_detector
+    from warmline.safety.operator_settings import chosen
     from warmline.safety.resources.directory import load_directory
 
-    return Setting(engine, load_detector(), load_directory(), system_prompt, sampling, checked_country(country))
+    safety = safety or SafetySettings()
+    parts = chosen(safety, os.environ)
+    for notice in parts.notices:
+        typer.echo(f"warmline: {notice}", err=True)
+    return Setting(
+        engine,
+        replace(load_detector(), calibration=parts.calibration),
+        load_directory(),
+        system_prompt,
+        sampling,
+        checked_country(country) or safety.country,
+        safety.question_policy,
+        safety.question_owner,
+        parts.guards,
+        risk_head,
+    )
 
 
 def checked_country(country: str | None) -> str | None:

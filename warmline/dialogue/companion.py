@@ -3,16 +3,19 @@
 import re
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from typing import NamedTuple
 
-from warmline.dialogue.ladder import Attempt, climb, reason_of
-from warmline.engine.engine import Engine, GenerateRequest, Message, Reading, Sampling
-from warmline.safety.assess import step
+from warmline.dialogue.ladder import Attempt, Overtaken, climb, reason_of
+from warmline.engine.engine import Chunk, Engine, GenerateRequest, Message, Reading, Sampling
+from warmline.safety.assess import hold, look
 from warmline.safety.detect import Detector, Observation
 from warmline.safety.disclosure import Use, due, minor_of, shown, texts_for, turned
 from warmline.safety.grammar.grammar import lark, spec_for
+from warmline.safety.guards import Guard, assess_all, with_verdicts
+from warmline.safety.head import RiskHead, with_head
 from warmline.safety.levels import Level, Reason
 from warmline.safety.policy import Plan, PolicyError, guarded, overlay_for, plan_for
 from warmline.safety.release import Released
@@ -42,6 +45,8 @@ class Setting:
     country: str | None = None  # two letters
     question_policy: str = "none"
     question_owner: str = ""  # the clinician who answers for `safety_check`
+    guards: tuple[Guard, ...] = ()  # asked about the newest turn
+    risk_head: RiskHead | None = None  # of the engine's heads; None: it has none
 
 
 @dataclass
@@ -70,6 +75,14 @@ class Answer:
     reasons: tuple[Reason, ...] = ()
     notes: tuple[str, ...] = ()
     degraded: frozenset[str] = frozenset()
+
+
+class _Heard(NamedTuple):
+    """A turn that was read, and what it takes to read it anew once the risk head has been heard."""
+
+    seen: Observation
+    before: RiskState  # with the turn's weak signals, its level not yet held
+    seconds: float  # since the turn before
 
 
 def resume(setting: Setting, turns: Sequence[Turn], times: Sequence[float | None] = ()) -> Session:
@@ -128,46 +141,74 @@ def _said(session: Session) -> str:
 
 
 def _respond(setting: Setting, session: Session, text: str, at: float) -> Generator[Released | Answer, None, None]:
-    seen, level = _read(setting, session, text, at)
+    turn = _read(setting, session, text, at, setting.guards)
     session.turns.append(Turn("user", text))
-    domains = session.state.domains | seen.domains
-    plan = _plan(setting, session, seen, level)
+    answer = None
+    while answer is None:  # again whenever the risk head raises the level, which is at most once for each
+        turn, answer = yield from _answer(setting, session, text, turn)
+    yield answer
+
+
+def _answer(
+    setting: Setting, session: Session, text: str, turn: _Heard
+) -> Generator[Released, None, tuple[_Heard, Answer | None]]:
+    """Answer by the plan of the turn's level. No answer where the risk head called for a higher one before a word of the
+    reply was released: the turn that comes back has that level."""
+    level = max(session.state.floor, turn.seen.level)
+    domains = session.state.domains | turn.seen.domains
+    plan = _plan(setting, session, turn.seen, level)
     card = _card(setting, session, level, domains, text) if plan.card in ("first", "full") else None
     if card is not None and level > session.card_level:
         session.card_level = level
         yield card
     context = _context(session, domains, level, text, plan)
     pieces: list[Validated] = []
+
+    def overtaken(readings: tuple[Reading, ...]) -> bool:
+        return _with_head(setting, turn, readings).level > level
+
     try:
-        attempt = yield from _speak(setting, session, plan, context, pieces)
+        attempt = yield from _speak(setting, session, plan, context, pieces, overtaken)
     finally:  # someone who goes away has seen what was released until then
         reply = " ".join(pieces)
         if pieces:
             session.turns.append(Turn("assistant", reply))
             session.questions_asked += "?" in reply and level >= Level.HIGH
+    seen = _with_head(setting, turn, attempt.readings)
+    if seen.level != turn.seen.level:  # a lower one counts from the next turn on: with this one the card has come
+        session.state = hold(turn.before, seen, turn.seconds)
+    if seen.level > level and not pieces:
+        return turn._replace(seen=seen), None
     if not pieces:
         yield notice_for("no_reply_with_card" if card else "no_reply", context.lang)
-    yield Answer(
-        level,
-        domains,
-        attempt.source if pieces else "notice",
-        reply,
-        card,
-        attempt.readings,
-        seen.reasons,
-        attempt.notes,
-        seen.degraded,
-    )
+    source = attempt.source if pieces else "notice"
+    found = (attempt.readings, seen.reasons, attempt.notes, seen.degraded)
+    return turn, Answer(level, domains, source, reply, card, *found)
+
+
+def _with_head(setting: Setting, turn: _Heard, readings: tuple[Reading, ...]) -> Observation:
+    """What the turn shows, the risk head's reading included."""
+    if setting.risk_head is None:
+        return turn.seen
+    risk = next((reading for reading in readings if reading.head == "risk"), None)
+    labels, values = ((), ()) if risk is None else (risk.labels, risk.values)
+    return with_head(turn.seen, turn.before.floor, setting.risk_head, labels, values)
 
 
 def _speak(
-    setting: Setting, session: Session, plan: Plan, context: ReplyContext, pieces: list[Validated]
+    setting: Setting,
+    session: Session,
+    plan: Plan,
+    context: ReplyContext,
+    pieces: list[Validated],
+    overtaken: Overtaken,
 ) -> Generator[Validated, None, Attempt]:
     """The reply, whole or sentence by sentence as the plan says; `pieces` holds what was released."""
     messages = _messages(setting, session, plan, context)
     if plan.release != "whole":
-        return (yield from _stream(setting, messages, plan, context, pieces))
-    attempt = climb(setting.engine, messages, plan, context, setting.sampling, _grammar(session, context))
+        return (yield from _stream(setting, messages, plan, context, pieces, overtaken))
+    grammar = _grammar(session, context)
+    attempt = climb(setting.engine, messages, plan, context, setting.sampling, grammar, overtaken)
     if attempt.reply is not None:
         pieces.append(attempt.reply)
         yield attempt.reply
@@ -186,19 +227,21 @@ def _without_a_reply(setting: Setting, session: Session, why: str) -> Generator[
     yield Answer(level, session.state.domains, "notice", "", card, notes=(f"a part failed: {why}",), degraded=degraded)
 
 
-def _read(setting: Setting, session: Session, text: str, at: float) -> tuple[Observation, Level]:
-    """What the turn shows, and the level at which it is answered; the session's state goes on."""
+def _read(setting: Setting, session: Session, text: str, at: float, guards: Sequence[Guard] = ()) -> _Heard:
+    """What the turn shows before the model is asked; the session's state goes on."""
     said = [turn.content for turn in session.turns if turn.role == "user"]
     question = session.turns[-1].content if session.turns and session.turns[-1].role == "assistant" else ""
     seconds = 0.0 if session.last_at is None else at - session.last_at
-    before = session.state.episode
-    session.state, seen = step(session.state, text, setting.detector, said, question, seconds)
+    before, seen = look(session.state, text, setting.detector, said, question)
+    # A guard that could not raise what the rules have seen already is not sent those words.
+    seen = with_verdicts(seen, assess_all([guard for guard in guards if guard.highest > seen.level], text))
+    session.state = hold(before, seen, seconds)
     session.last_at = at
     session.use = session.use and turned(session.use, at)
     session.minor = minor_of(text, session.minor)
-    if session.state.episode != before or session.state.floor < Level.HIGH:
+    if session.state.episode != before.episode or session.state.floor < Level.HIGH:
         session.card_level, session.questions_asked = Level.NONE, 0
-    return seen, max(session.state.floor, seen.level)
+    return _Heard(seen, before, seconds)
 
 
 def _plan(setting: Setting, session: Session, seen: Observation, level: Level) -> Plan:
@@ -275,11 +318,16 @@ def _grammar(session: Session, context: ReplyContext) -> str:
 
 
 def _stream(
-    setting: Setting, messages: tuple[Message, ...], plan: Plan, context: ReplyContext, pieces: list[Validated]
+    setting: Setting,
+    messages: tuple[Message, ...],
+    plan: Plan,
+    context: ReplyContext,
+    pieces: list[Validated],
+    overtaken: Overtaken,
 ) -> Generator[Validated, None, Attempt]:
     """Sentence by sentence: each is held until it has passed. A refused one is drawn again, then the reply ends there.
 
-    Returns the attempt; `pieces` holds what was released.
+    Returns the attempt; `pieces` holds what was released: nothing, if the heads call for another plan.
     """
     readings: tuple[Reading, ...] = ()
     notes: tuple[str, ...] = ()
@@ -289,16 +337,18 @@ def _stream(
         request = GenerateRequest(messages, replace(sampling, seed=seed), prefill=_so_far(pieces))
         refused = False
         try:
-            chunks = setting.engine.generate(request)
-            for sentence, read, noted in _sentences(chunks):
-                readings, notes = readings or read, notes or noted
-                released = release_sentence_if_valid(sentence, _so_far(pieces), context) if sentence else None
-                if released is not None:
-                    pieces.append(released)
-                    yield released
-                elif sentence:
-                    refused = True
-                    break
+            with closing(_sentences(setting.engine.generate(request))) as sentences:
+                for sentence, read, noted in sentences:
+                    readings, notes = readings or read, notes or noted
+                    if read and not pieces and overtaken(readings):
+                        return Attempt(None, "model", readings, notes)
+                    released = release_sentence_if_valid(sentence, _so_far(pieces), context) if sentence else None
+                    if released is not None:
+                        pieces.append(released)
+                        yield released
+                    elif sentence:
+                        refused = True
+                        break
         except Exception as error:  # noqa: BLE001 - whatever an engine raises, what was released stands
             notes = (*notes, reason_of(error))
             break
@@ -311,7 +361,7 @@ def _so_far(pieces: Sequence[str]) -> str:
     return " ".join(pieces)
 
 
-def _sentences(chunks: Iterator) -> Iterator[tuple[str, tuple[Reading, ...], tuple[str, ...]]]:
+def _sentences(chunks: Iterator[Chunk]) -> Generator[tuple[str, tuple[Reading, ...], tuple[str, ...]], None, None]:
     """Whole sentences as they are complete, with readings and notes; the last without waiting for its end."""
     buffer = ""
     try:

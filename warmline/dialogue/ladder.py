@@ -20,6 +20,13 @@ GUIDED_TEMPERATURE, GUIDED_TOKENS = 0.9, 900  # the grammar ends the reply; a to
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+")
 
+Overtaken = Callable[[tuple[Reading, ...]], bool]  # whether what the heads read calls for another plan
+
+
+def never(_: tuple[Reading, ...]) -> bool:
+    """No reading calls for another plan."""
+    return False
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -45,24 +52,32 @@ class _Climb:
     ends: float  # on the monotonic clock
     candidates: list[str]
     broken: list[str]
+    overtaken: Overtaken = never
     readings: tuple[Reading, ...] = ()
     notes: tuple[str, ...] = ()
+    is_overtaken: bool = False
 
     def out_of_time(self) -> bool:
         return time.monotonic() >= self.ends
 
 
 def climb(
-    engine: Engine, messages: Sequence[Message], plan: Plan, context: ReplyContext, sampling: Sampling, grammar: str
+    engine: Engine,
+    messages: Sequence[Message],
+    plan: Plan,
+    context: ReplyContext,
+    sampling: Sampling,
+    grammar: str,
+    overtaken: Overtaken = never,
 ) -> Attempt:
     """Try the plan's tiers from the left until a reply passes. Never raises: an engine that fails is a tier that failed.
 
     `grammar`: for the guided tier, in Lark's syntax. A tier that the engine cannot do is passed over.
+    `overtaken`: asked once, with what the heads read before the first word; a yes ends the climb without a reply.
     """
     limited = replace(sampling, temperature=plan.temperature, max_new_tokens=plan.max_new_tokens)
-    state = _Climb(
-        engine, tuple(messages), plan, context, limited, time.monotonic() + plan.deadline_s, candidates=[], broken=[]
-    )
+    ends = time.monotonic() + plan.deadline_s
+    state = _Climb(engine, tuple(messages), plan, context, limited, ends, [], [], overtaken)
     tiers: dict[str, Callable[[], Validated | None]] = {
         "model": lambda: _best(state, _sample(state, state.messages, plan.num_candidates)),
         "rewrite": lambda: _rewrite(state),
@@ -70,6 +85,8 @@ def climb(
         "guided": lambda: _guided(state, grammar),
     }
     for tier in plan.ladder:
+        if state.is_overtaken:
+            break
         if tier not in tiers or (tier != "guided" and state.out_of_time()):
             continue
         try:
@@ -114,14 +131,15 @@ def _reseeded(sampling: Sampling, offset: int) -> Sampling:
 
 
 def _collect(state: _Climb, chunks: Iterator[Chunk]) -> list[str]:
-    """The replies of a stream; none if time runs out before it ends."""
+    """The replies of a stream; none if time runs out before it ends, or another plan is called for."""
     texts: dict[int, str] = {}
     try:
         for chunk in chunks:
             texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
-            state.readings = chunk.readings or state.readings
+            if chunk.readings and not state.readings:  # of the conversation itself: a rewrite asks something else
+                state.readings, state.is_overtaken = chunk.readings, state.overtaken(chunk.readings)
             state.notes = state.notes or chunk.notes
-            if state.out_of_time():
+            if state.is_overtaken or state.out_of_time():
                 return []
     finally:
         close = getattr(chunks, "close", None)

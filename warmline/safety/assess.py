@@ -79,6 +79,14 @@ def step(
     state: RiskState, text: str, detector: Detector, before: Sequence[str], question: str, seconds: float
 ) -> tuple[RiskState, Observation]:
     """The state after one more user turn, and what that turn showed, weak signals included."""
+    state, seen = look(state, text, detector, before, question)
+    return hold(state, seen, seconds), seen
+
+
+def look(
+    state: RiskState, text: str, detector: Detector, before: Sequence[str], question: str
+) -> tuple[RiskState, Observation]:
+    """The first half of a step: the state with the turn's weak signals, its level not yet held, and what the turn showed."""
     seen = observe(text, detector, before, question)
     state, by_sum = add_signals(state, seen.signals)
     if by_sum > seen.level:
@@ -88,8 +96,12 @@ def step(
             domains=seen.domains | {"suicide"},
             reasons=(*seen.reasons, Reason("SIGNALS", "Several weak signs over the turns add up")),
         )
+    return state, seen
+
+
+def hold(state: RiskState, seen: Observation, seconds: float) -> RiskState:
+    """The second half: the state that `look` gave, after a turn that showed `seen`, `seconds` after the turn before."""
     delayed = any(frame.level == Level.EMERGENCY and frame.rule[:-3] in DELAYED for frame in seen.frames)
-    state = advance(
+    return advance(
         state, seen.level, stances=seen.stances, domains=seen.domains, delayed=delayed, seconds=max(0.0, seconds)
     )
-    return state, seen

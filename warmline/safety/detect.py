@@ -73,6 +73,7 @@ class Observation:
     reasons: tuple[Reason, ...] = ()
     degraded: frozenset[str] = frozenset()
     ms: Mapping[str, float] = field(default_factory=dict)
+    settled: Level = Level.NONE  # what of the level no model may lower: definite rules and the like
 
 
 @cache
@@ -133,7 +134,8 @@ def observe(text: str, detector: Detector, before: Sequence[str] = (), question:
     linear_WK = _guarded("linear", degraded, ms, lambda: linear_logits(reading, detector.linear))
     recurrent_WK = _guarded("recurrent", degraded, ms, lambda: recurrent_logits(reading, detector.recurrent))
     if reading is None:
-        return Observation(Level.ELEVATED, 0.5, degraded=frozenset({*degraded, "guarded"}), ms=ms)
+        lacking = frozenset({*degraded, "guarded"})
+        return Observation(Level.ELEVATED, 0.5, degraded=lacking, ms=ms, settled=Level.ELEVATED)
     p_K = mixed(linear_WK, recurrent_WK, detector.calibration)
     return replace(fuse(reading, p_K, detector), degraded=frozenset(degraded), ms=ms)
 
@@ -262,7 +264,7 @@ def fuse(reading: Reading, p_K: np.ndarray | None, detector: Detector) -> Observ
     """The level of a turn: the highest that a definite rule sets or that the models find likely enough."""
     calibration = detector.calibration
     definite = [frame for frame in reading.frames if frame.rule not in calibration.hints or p_K is None]
-    level = max((frame.level for frame in definite), default=Level.NONE)
+    level = settled = max((frame.level for frame in definite), default=Level.NONE)
     p, domains = 0.0, {frame.domain for frame in definite if frame.level}
     reasons = [Reason(frame.rule, detector.reasons.get(frame.rule, "")) for frame in definite if frame.level]
     if p_K is not None:
@@ -275,4 +277,13 @@ def fuse(reading: Reading, p_K: np.ndarray | None, detector: Detector) -> Observ
         level = Level(max(level, model))
     if level:
         p = max(p, 0.5 + 0.15 * level)
-    return Observation(level, p, tuple(definite), reading.signals, reading.stances, frozenset(domains), tuple(reasons))
+    return Observation(
+        level,
+        p,
+        tuple(definite),
+        reading.signals,
+        reading.stances,
+        frozenset(domains),
+        tuple(reasons),
+        settled=settled,
+    )
