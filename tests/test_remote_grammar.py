@@ -180,7 +180,10 @@ def test_a_server_that_ignores_a_grammar_is_not_trusted_with_one(server: Server,
 
 
 @pytest.mark.parametrize("status", [400, 422])
-def test_a_server_that_refuses_the_parameter_is_asked_once(server: Server, status: int) -> None:
+def test_a_server_that_refuses_the_parameter_is_asked_once(
+    server: Server, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "RETRY_S", 0.0)
     refuses(server, ScriptedEngine(["ok"]), status)
     engine = RemoteEngine(server.url, "m")
     assert engine.capabilities() == engine.capabilities() == {"n"}
@@ -206,7 +209,7 @@ def test_a_server_that_was_not_ready_is_asked_again_later(server: Server, monkey
 def trickles(server: Server) -> Callable[[BaseHTTPRequestHandler], None]:
     def say(handler: BaseHTTPRequestHandler) -> None:
         _stream(handler, (), end=False)
-        while not server.released.wait(0.02):
+        while not server.released.wait(0.05):
             blob = event("o")
             handler.wfile.write(b"%x\r\n%b\r\n" % (len(blob), blob))
 
