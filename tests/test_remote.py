@@ -349,7 +349,7 @@ def test_secrets_in_the_url_and_key_stay_out_of_messages() -> None:
 
 
 def test_what_it_cannot_do_is_an_error() -> None:
-    engine = RemoteEngine("http://host", "m")
+    engine = RemoteEngine("http://host", "m", structured="none")
     assert engine.capabilities() == {"n"}
     with pytest.raises(EngineError, match="no log-probabilities of given text"):
         engine.score(ASK.messages, "ok")

@@ -1,29 +1,62 @@
-"""An engine behind any OpenAI-compatible server (vLLM, llama.cpp, Ollama), spoken to over HTTP."""
+"""An engine behind any OpenAI-compatible server (vLLM, llama.cpp, SGLang, Ollama), spoken to over HTTP."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from warmline.engine.engine import Capability, Chunk, EngineError, GenerateRequest, Message, Scores
+from warmline.engine.structured import (
+    PROBE_PROMPT,
+    PROBE_SAMPLING,
+    Structured,
+    grammar_fields,
+    obeyed,
+    parameters_to_try,
+    probe_fields,
+)
 
 MAX_SERVER_MESSAGE = 300  # characters of a server's error message that are passed on
+PROBE_TIMEOUT_S = 5.0  # for the whole answer: somebody in danger may be waiting
+PROBE_LENGTH = 100  # characters; a longer answer keeps to no grammar of ours
+RETRY_S = 10.0  # after a probe that had no answer
+REFUSALS = (httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY)  # of a parameter that a server does not know
+
+
+class _RefusedError(EngineError):
+    """The server understood that it was asked, and does not do it."""
 
 
 class RemoteEngine:
     """Streams replies of `model` from the server at `url`, given with or without `/v1`.
 
     `timeout_s` bounds the silence before and between pieces, not the whole reply. Chunks leave out the request's
-    `prefill`. Every failure is an EngineError of one line that names the URL and nothing that was said.
+    `prefill`. Every failure is an EngineError of one line that names the URL and nothing that was said. `structured`:
+    the parameter that carries a grammar; `auto` finds it with one small request, `none` sends no grammar.
     """
 
-    def __init__(self, url: str, model: str, *, api_key: str | None = None, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        structured: Structured = "auto",
+    ) -> None:
         self._endpoint = _chat_endpoint(url)
         self._model = model
         self._timeout_s = timeout_s
+        self._untried = parameters_to_try(structured)  # empty once the server has answered a probe
+        self._parameter: str | None = None  # that the server obeyed
+        self._next_probe = 0.0  # on the monotonic clock
+        self._probing = threading.Lock()
         self._headers = {}
         if api_key is not None:
             if not (api_key.isascii() and api_key.isprintable()):
@@ -36,27 +69,62 @@ class RemoteEngine:
         return str(self._endpoint.copy_with(userinfo=b"", query=None))
 
     def capabilities(self) -> frozenset[Capability]:
-        """Only `n`: a server gives text, no logits and no heads."""
-        return frozenset({"n"})
+        """`n`; and `grammar` if the server keeps to one, for which the first call sends it one small request.
+
+        What it answers is kept. A server that gives no answer has no grammar for now and is asked again later.
+        """
+        return frozenset(("n",) if self._obeyed_parameter() is None else ("n", "grammar"))
 
     def generate(self, request: GenerateRequest) -> Iterator[Chunk]:
         """Stream `request.n` replies; closing the iterator closes the connection, which stops the server."""
         if request.n < 1:
             raise EngineError(f"n is {request.n}; expected at least 1 reply")
-        if request.constraint is not None:
-            raise EngineError(f"{self.url} is not asked to follow a grammar: servers disagree on how")
-        return self._generate(request)
+        if request.constraint is None:
+            return self._generate(request, {})
+        parameter = self._obeyed_parameter()
+        if parameter is None:
+            raise EngineError(f"{self.url} follows no grammar")
+        return self._generate(request, grammar_fields(parameter, request.constraint))
 
     def score(self, messages: Sequence[Message], reply: str) -> Scores:  # noqa: ARG002 (the protocol's signature)
         """Always an EngineError: what servers do with `echo` and `logprobs` differs too much to be trusted."""
         raise EngineError(f"{self.url} gives no log-probabilities of given text; score with a local engine")
 
-    def _generate(self, request: GenerateRequest) -> Iterator[Chunk]:
+    def _obeyed_parameter(self) -> str | None:
+        """The parameter whose grammar the server keeps to, as far as is known."""
+        with self._probing:  # a second thread waits for the answer to the first one's question
+            if self._untried and time.monotonic() >= self._next_probe:
+                self._probe()
+            return self._parameter
+
+    def _probe(self) -> None:
+        request = GenerateRequest((Message("user", PROBE_PROMPT),), PROBE_SAMPLING)
+        body = self._body(request, 1, 0) | probe_fields(self._untried)
+        text, ends = "", time.monotonic() + PROBE_TIMEOUT_S
+        try:
+            with closing(self._stream(body, 1, PROBE_TIMEOUT_S, quotes=False)) as pieces:
+                for piece in pieces:
+                    text += piece.text
+                    if time.monotonic() > ends:
+                        raise EngineError(f"{self.url} answers too slowly to be asked for a grammar")
+                    if len(text) > PROBE_LENGTH:
+                        break
+        except _RefusedError:
+            pass  # an answer too: it knows no such parameter
+        except EngineError:
+            self._next_probe = time.monotonic() + RETRY_S
+            return
+        self._parameter = obeyed(text.strip())
+        self._untried = ()
+
+    def _generate(self, request: GenerateRequest, fields: dict[str, Any]) -> Iterator[Chunk]:
         num_done = 0
         while num_done < request.n:  # some servers (Ollama) ignore n and give one reply at a time
             indices: set[int] = set()
             num_missing = request.n - num_done
-            for piece in self._stream(self._body(request, num_missing, num_done), num_missing):
+            body = self._body(request, num_missing, num_done) | fields
+            # A server that cannot read a grammar may quote what it was sent.
+            for piece in self._stream(body, num_missing, self._timeout_s, quotes=not fields):
                 indices.add(piece.index)
                 if piece.text:
                     yield Chunk(piece.text, num_done + piece.index)
@@ -85,20 +153,23 @@ class RemoteEngine:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         return body
 
-    def _stream(self, body: dict[str, Any], n: int) -> Iterator["_Piece"]:
-        """The pieces of up to `n` replies, until `[DONE]` or an end after every reply's finish_reason."""
+    def _stream(
+        self, body: dict[str, Any], n: int, timeout_s: float, *, quotes: bool
+    ) -> Generator["_Piece", None, None]:
+        """The pieces of up to `n` replies, until `[DONE]` or an end after every reply's finish_reason.
+
+        `quotes`: whether an error may say what the server said.
+        """
         seen: set[int] = set()
         finished: set[int] = set()
         reason = ""
         try:
-            with httpx.stream(
-                "POST", self._endpoint, json=body, headers=self._headers, timeout=self._timeout_s
-            ) as response:
-                self._check_status(response)
+            with httpx.stream("POST", self._endpoint, json=body, headers=self._headers, timeout=timeout_s) as response:
+                self._check_status(response, quotes=quotes)
                 for data in sse_data(response.iter_bytes()):
                     if data.strip() == b"[DONE]":
                         return
-                    for piece in self._pieces(data, n):
+                    for piece in self._pieces(data, n, quotes=quotes):
                         seen.add(piece.index)
                         if piece.finished:
                             finished.add(piece.index)
@@ -106,35 +177,38 @@ class RemoteEngine:
         except httpx.ConnectError as error:
             raise EngineError(f"cannot connect to {self.url}: {_one_line(str(error))}") from None
         except httpx.TimeoutException:
-            raise EngineError(f"{self.url} sent nothing for {self._timeout_s:g} s") from None
+            raise EngineError(f"{self.url} sent nothing for {timeout_s:g} s") from None
         except httpx.HTTPError as error:
             reason = f": {_one_line(str(error))}"
         # A clean end after fewer replies than asked for is the server's choice; a cut connection is not.
         if not finished or seen != finished or (reason and len(finished) < n):
             where = "in the middle of a reply" if seen else "before the first word"
-            raise EngineError(f"the stream from {self.url} broke off {where}{reason}")
+            raise EngineError(f"the stream from {self.url} broke off {where}{reason if quotes else ''}")
 
-    def _check_status(self, response: httpx.Response) -> None:
+    def _check_status(self, response: httpx.Response, *, quotes: bool) -> None:
         if response.status_code == httpx.codes.OK:
             content_type = response.headers.get("content-type", "text/event-stream")
             if content_type.startswith(("application/json", "text/html")):
                 raise EngineError(f"{self.url} answered with {_one_line(content_type)}; expected a stream of events")
             return
         try:
-            message = _server_message(json.loads(response.read()))
+            message = _server_message(json.loads(response.read())) if quotes else ""
         except ValueError:
             message = ""
-        status = f"HTTP {response.status_code}"
-        raise EngineError(f"{self.url} answered {status}: {message or response.reason_phrase or 'no reason given'}")
+        status = response.status_code
+        message = message or httpx.codes.get_reason_phrase(status) or "no reason given"
+        kind = _RefusedError if status in REFUSALS else EngineError
+        raise kind(f"{self.url} answered HTTP {status}: {message}")
 
-    def _pieces(self, data: bytes, n: int) -> list["_Piece"]:
+    def _pieces(self, data: bytes, n: int, *, quotes: bool) -> list["_Piece"]:
         # No error here says what the data was: it may hold words of the conversation.
         try:
             event = json.loads(data)
         except ValueError:
             raise EngineError(f"{self.url} sent an event that is not valid JSON") from None
         if isinstance(event, dict) and event.get("error"):
-            raise EngineError(f"{self.url} reports: {_server_message(event) or 'an error without a message'}")
+            message = _server_message(event) if quotes else ""
+            raise EngineError(f"{self.url} reports: {message or 'an error without a message'}")
         try:
             pieces = [_piece(choice) for choice in event.get("choices") or []]
         except (AttributeError, TypeError):
