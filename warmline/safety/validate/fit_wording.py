@@ -20,7 +20,7 @@ from warmline.safety.validate.wording import BROKEN, GIVEN, LABELS, NUM_CHARS, N
 from warmline.safety.validate.words import read
 
 HERE = Path(__file__).parent
-KNOWN = frozenset({*LABELS, "sexual_content", "ok"})
+KNOWN = frozenset({*LABELS, "emotion", "sexual_content", "ok"})
 PENALTY = 8.0  # C of scikit-learn
 NUM_DERIVATIONS = 2_000  # of the grammar of supportive replies
 NUM_FOLDS = 5  # families are left out in such parts to set the limits
@@ -91,10 +91,10 @@ def fit(sentences: Sequence[Sentence], penalty: float = PENALTY) -> Wording:
     fold_N = np.array([families[each.family] % NUM_FOLDS for each in sentences])
     held_out_NL = np.zeros(targets.shape)
     for fold in range(NUM_FOLDS):
-        weight_LD, bias_L = _regressions(rows, targets, known & (fold_N != fold)[:, None], penalty)
+        weight_DL, bias_L = _regressions(rows, targets, known & (fold_N != fold)[:, None], penalty)
         for at in np.flatnonzero(fold_N == fold):
             index, value = rows[at]
-            held_out_NL[at] = weight_LD[:, index] @ value + bias_L
+            held_out_NL[at] = value @ weight_DL[index] + bias_L
     learned = known.copy()
     known &= np.array([bool(each.family) for each in sentences])[:, None]  # the grammar's own are too alike to count
     columns = [(held_out_NL[known[:, k], k], targets[known[:, k], k]) for k in range(len(LABELS))]
@@ -126,7 +126,7 @@ def _regressions(rows, targets: np.ndarray, chosen_NL: np.ndarray, penalty: floa
         model.fit(matrix[np.flatnonzero(chosen_N)], target_N[chosen_N])
         weights.append(np.asarray(model.coef_)[0].astype(np.float32))
         biases.append(float(np.asarray(model.intercept_)[0]))
-    return np.stack(weights), np.array(biases)
+    return np.stack(weights, axis=1), np.array(biases)
 
 
 def _tell(label: str, passed_N: np.ndarray, target_N: np.ndarray) -> None:
@@ -137,7 +137,7 @@ def _tell(label: str, passed_N: np.ndarray, target_N: np.ndarray) -> None:
 def main() -> None:
     """Fit on all sentences and write wording.npz."""
     fitted = fit([*read_sentences(), *read_examples(), *read_derivations()])
-    weight = fitted.weight_LD.astype(np.float16)
+    weight = fitted.weight_DL.astype(np.float16)
     np.savez_compressed(
         HERE / "wording.npz", allow_pickle=False, weight=weight, bias=fitted.bias_L, limit=fitted.limit_L
     )

@@ -35,9 +35,13 @@ BROKEN: Mapping[str, Level] = {  # rules that a sentence may break by its wordin
     "delusion_confirmed": Level.ELEVATED,
     "ed_content": Level.ELEVATED,
 }
-GIVEN = ("ack", "emotion", "support", "urgent")  # what a sentence may contribute
+GIVEN = ("ack", "support", "urgent")  # what a sentence may contribute
 LABELS = (*BROKEN, *GIVEN)
 TOLD = ("fabricated_memory", "diagnosis")  # rules that nothing breaks which the user said
+TURNED: Mapping[str, set[str]] = {  # words with which a sentence speaks of the thing and does not do it
+    "diagnosis": {"whether", "not", "no", "never", "if"},
+    "no_suicide_contract": {"not", "no", "never", "without"},
+}
 LONG = 6  # letters of a word that shows what a sentence is about
 THEMES = {"delusion_confirmed": "psychosis_mania", "ed_content": "eating"}  # rules that hold in such talk only
 
@@ -46,14 +50,14 @@ THEMES = {"delusion_confirmed": "psychosis_mania", "ed_content": "eating"}  # ru
 class Wording:
     """Weights, and for each label the log-odds from which it counts."""
 
-    weight_LD: np.ndarray
+    weight_DL: np.ndarray
     bias_L: np.ndarray
     limit_L: np.ndarray
 
     def logits(self, words: Sequence[str]) -> np.ndarray:
         """Log-odds of each label for one sentence, shape (labels,)."""
         index, value = features(words)
-        return self.weight_LD[:, index] @ value + self.bias_L
+        return value @ self.weight_DL[index] + self.bias_L
 
 
 def features(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -70,10 +74,11 @@ def load_wording() -> Wording | None:
     try:
         with files("warmline.safety.validate").joinpath("wording.npz").open("rb") as file:
             stored = np.load(file, allow_pickle=False)
-            found = Wording(stored["weight"].astype(np.float32), stored["bias"], stored["limit"])
+            weight_DL = np.ascontiguousarray(stored["weight"].astype(np.float32))
+            found = Wording(weight_DL, stored["bias"], stored["limit"])
     except (OSError, ValueError, KeyError):
         return None
-    return found if found.weight_LD.shape == (len(LABELS), NUM_CHARS + NUM_WORDS) else None
+    return found if found.weight_DL.shape == (NUM_CHARS + NUM_WORDS, len(LABELS)) else None
 
 
 @lru_cache(maxsize=8)  # every rule reads the same reply; few, so that text does not stay in memory
@@ -118,7 +123,12 @@ def _checked(rule: str, check: Check, text: str, context: ReplyContext) -> list[
     )
     why = "is worded like replies that break this rule"
     found = (span for span in says(rule, view, context) if span.last - span.first >= MIN_WORDS and span not in allowed)
-    return [violation(rule, view, span, why) for span in found if not (rule in TOLD and _was_told(view, span, context))]
+    return [
+        violation(rule, view, span, why)
+        for span in found
+        if not TURNED.get(rule, set()) & {*view.words[span.first : span.last]}
+        and not (rule in TOLD and _was_told(view, span, context))
+    ]
 
 
 def _was_told(view: View, span: Span, context: ReplyContext) -> bool:
