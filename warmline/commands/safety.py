@@ -176,16 +176,17 @@ def safety_eval(
         from warmline.progress import progress
         from warmline.safety.detect import load_detector
         from warmline.safety.redteam.cases import part_of, read_cases
-        from warmline.safety.redteam.evaluate import score
+        from warmline.safety.redteam.evaluate import leave_families_out, score
         from warmline.serve import safety_view
 
         cases = read_cases()
         test = [case for case in cases if part_of(case.family) == "test"]
         blind = read_cases("blind")
-        with progress("assess", len(cases) * (not shipped_only) + len(test) + len(blind)) as advance:
+        folds = 0 if shipped_only else _steps_of_fits(cases)
+        with progress("assess", folds + len(test) + len(blind)) as advance:
             on_test = list(score(test, load_detector(), advance))
             on_blind = list(score(blind, load_detector(), advance))
-            held_out = [] if shipped_only else list(_left_out(cases, advance))
+            held_out = [] if shipped_only else list(leave_families_out(cases, advance))
         evaluation = safety_view.Evaluation(held_out, on_test, on_blind)
         if as_json:
             typer.echo(json.dumps(safety_view.as_json(evaluation), indent=1))
@@ -193,14 +194,14 @@ def safety_eval(
             safety_view.show_evaluation(evaluation)
 
 
-def _left_out(cases, advance):
-    from warmline.safety.redteam.evaluate import leave_families_out
+def _steps_of_fits(cases) -> int:
+    from warmline.safety.redteam.evaluate import num_steps
 
     try:
         import sklearn  # noqa: F401
     except ImportError:
         raise failure("leaving families out needs scikit-learn: pip install 'warmline[dev]'", code=2) from None
-    return leave_families_out(cases, advance)
+    return num_steps(cases)
 
 
 @safety_app.command(name="card")
