@@ -19,6 +19,7 @@ from warmline.safety.normalize import Speller, passages, plain
 from warmline.safety.recurrent import Recurrent, load_recurrent
 
 WINDOW = 100  # words, more or less, that the linear model reads at once; a longer message is read in parts
+LONG, PASSAGE, FEWEST = 40, 25, 8  # words: of a message whose passages are read too, of a passage, of the shortest
 SHORT = 12  # words of a turn that may be part of a statement split over turns
 RECURRENT_SHARE = 0.5  # of the recurrent model in the sum of both
 NUM_JOINED = 3  # newest turns that such a statement is looked for in
@@ -239,18 +240,42 @@ def by_wording(p_K: np.ndarray, calibration: Calibration) -> int:
 
 
 def windows(reading: Reading) -> Iterator[Reading]:
-    """The message; if it is long, its parts of about WINDOW words, each beginning with the last piece of the one before."""
-    if sum(map(len, reading.words)) <= 1.5 * WINDOW:
+    """The message, or its parts of about WINDOW words; of one with more than LONG words also every part of PASSAGE.
+
+    What one sentence says must not drown in what stands before and after it. Passages carry nothing of the rules, which
+    read the whole message.
+    """
+    num_words = sum(map(len, reading.words))
+    if num_words <= 1.5 * WINDOW:
         yield reading
-        return
+    else:
+        yield from (replace(reading, words=part, classes=()) for part in _parts(reading.words))
+    if num_words > LONG:
+        bare = replace(reading, classes=(), frames=(), denied=(), signals=frozenset(), contexts=frozenset())
+        yield from (replace(bare, stances=frozenset(), words=part) for part in _passages(reading.words))
+
+
+def _parts(sentences: Sequence[tuple[str, ...]]) -> Iterator[tuple[tuple[str, ...], ...]]:
+    """Of about WINDOW words each, beginning with the last piece of the one before."""
     part: list[tuple[str, ...]] = []
-    for piece in _pieces(reading.words):
+    for piece in _pieces(sentences):
         part.append(piece)
         if sum(map(len, part)) >= WINDOW:
-            yield replace(reading, words=tuple(part), classes=())
+            yield tuple(part)
             part = part[-1:]
     if len(part) > 1:
-        yield replace(reading, words=tuple(part), classes=())
+        yield tuple(part)
+
+
+def _passages(sentences: Sequence[tuple[str, ...]]) -> Iterator[tuple[tuple[str, ...], ...]]:
+    """For each sentence, the fewest that end with it and have PASSAGE words."""
+    part: list[tuple[str, ...]] = []
+    for piece in _pieces(sentences):
+        part.append(piece)
+        while sum(map(len, part[1:])) >= PASSAGE:
+            part.pop(0)
+        if sum(map(len, part)) >= FEWEST:
+            yield tuple(part)
 
 
 def _pieces(sentences: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,10 +19,10 @@ from warmline.safety.detect import (
     Calibration,
     Detector,
     Mix,
+    fuse,
     linear_logits,
     make_detector,
     mixed,
-    observe,
     read_message,
     recurrent_logits,
 )
@@ -40,7 +41,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 PENALTY = 8.0  # C of scikit-learn: the inverse of the penalty's strength
 KNOWN_AFTER = 2  # times that a word must occur in the lines to be an ordinary one
 MIN_HITS, MAX_WRONG = 3, 0.03  # a rule sets a level if it hit so many lines, and so few of them harmless
-FPR_ELEVATED, FPR_HIGH = 0.04, 0.02  # of harmless cases of the calibrate part
+NUM_FOLDS = 2  # groups of families that are left out in turn
+FPR_ELEVATED, FPR_HIGH = 0.06, 0.015  # of harmless turns whose families were left out
 HIGH, EMERGENCY = 0.45, 0.4  # P(level >= k) from which a turn that is surely risky is one of these
 SAME = (Mix(1.0, 1.0, 1.0, 0.0),) * 3
 NEVER = Calibration(2.0, 2.0, 2.0, 2.0, frozenset(), SAME)  # no probability reaches it
@@ -49,7 +51,7 @@ NEVER = Calibration(2.0, 2.0, 2.0, 2.0, frozenset(), SAME)  # no probability rea
 def fit(
     lines: Sequence[Line], lexicons: Mapping[str, Lexicon], cases: Sequence[Case], advance: Advance = quiet
 ) -> Detector:
-    """A detector: models of `lines`, thresholds from `cases`. Needs scikit-learn and torch; takes minutes."""
+    """A detector that is still without limits: models of `lines`, mixed as `cases` say. Needs scikit-learn and torch; minutes."""
     from warmline.safety.fit_recurrent import fit_recurrent
 
     known = vocabulary(lines, lexicons["en"])
@@ -59,8 +61,21 @@ def fit(
     recurrent = fit_recurrent(readings, lines, advance)
     uncalibrated = replace(NEVER, hints=hints(readings, lines, lexicons))
     detector = make_detector(lexicons, known, linear, recurrent, uncalibrated)
-    detector = replace(detector, calibration=replace(uncalibrated, mix=fit_mix(detector, cases)))
-    return replace(detector, calibration=calibrate(detector, cases))
+    return replace(detector, calibration=replace(uncalibrated, mix=fit_mix(detector, cases)))
+
+
+def left_out(cases: Sequence[Case], advance: Advance) -> Iterator[tuple[Detector, list[Case]]]:
+    """Detectors that are still without limits, and the cases of the families that each has never seen.
+
+    Families are left out in NUM_FOLDS groups: their rules, their lines and their cases.
+    """
+    families = sorted({case.family for case in cases})
+    for fold in range(NUM_FOLDS):
+        without = frozenset(families[fold::NUM_FOLDS])
+        lexicons = {lang: load_lexicon(lang).without(without) for lang in LANGUAGES}
+        mixing = [case for case in cases if part_of(case.family) == "calibrate" and case.family not in without]
+        detector = fit(lines_to_learn(without), lexicons, mixing, advance)
+        yield detector, [case for case in cases if case.family in without]
 
 
 def lines_to_learn(without: Iterable[str] = ()) -> list[Line]:
@@ -163,19 +178,32 @@ def fit_mix(detector: Detector, cases: Sequence[Case]) -> tuple[Mix, ...]:
     return tuple(mixes)
 
 
-def calibrate(detector: Detector, cases: Sequence[Case]) -> Calibration:
-    """The lowest P(level >= 1) at which harmless cases rise to `elevated` and `high` at the rates above, rules included."""
-    harmless = [case for case in cases if case.risk == Level.NONE and case.is_single]
-    seen = [observe(case.turns[-1]["content"], detector) for case in harmless]
-    floor_N = np.array([int(each.level) for each in seen])
-    p_NK = np.stack([_probabilities(case, detector) for case in harmless])
+class Harmless(NamedTuple):
+    """What a detector that never saw its family makes of a harmless turn."""
+
+    floor: Level  # by rules alone
+    p_K: np.ndarray
+
+
+def harmless(cases: Iterable[Case], detector: Detector) -> Iterator[Harmless]:
+    """The harmless single turns among cases; those of the test part are left out."""
+    for case in cases:
+        if case.risk == Level.NONE and case.is_single and part_of(case.family) != "test":
+            p_K = _probabilities(case, detector)
+            yield Harmless(fuse(read_message(case.turns[-1]["content"], detector), np.zeros(3), detector).level, p_K)
+
+
+def calibrate(turns: Sequence[Harmless], calibration: Calibration) -> Calibration:
+    """The lowest P(level >= 1) at which harmless turns rise to `elevated` and `high` at the rates above, rules included."""
+    floor_N = np.array([int(each.floor) for each in turns])
+    p_NK = np.stack([each.p_K for each in turns])
     limits = []
     for could_N, level, rate in ((floor_N < 1, 1, FPR_ELEVATED), ((floor_N < 2) & (p_NK[:, 1] >= HIGH), 2, FPR_HIGH)):
-        allowed = max(0, int(rate * len(harmless)) - int((floor_N >= level).sum()))
+        allowed = max(0, int(rate * len(turns)) - int((floor_N >= level).sum()))
         others = np.sort(p_NK[could_N, 0])[::-1]
         limits.append(round(float(others[allowed]) + 1e-4, 4) if len(others) > allowed else 0.0)
     elevated, sure = limits
-    return replace(detector.calibration, elevated=elevated, sure=max(elevated, sure), high=HIGH, emergency=EMERGENCY)
+    return replace(calibration, elevated=elevated, sure=max(elevated, sure), high=HIGH, emergency=EMERGENCY)
 
 
 def _probabilities(case: Case, detector: Detector) -> np.ndarray:
@@ -209,14 +237,16 @@ def save(detector: Detector, known: Mapping[str, int]) -> None:
 
 
 def main() -> None:
-    """Fit on every line that may be learned from, calibrate, write."""
+    """Fit on every line that may be learned from, find the limits on what was left out, write."""
     from warmline.safety.fit_recurrent import num_steps
 
     lexicons = {lang: load_lexicon(lang) for lang in LANGUAGES}
-    lines = lines_to_learn()
-    calibration = [case for case in read_cases() if part_of(case.family) == "calibrate"]
-    with progress("fit", num_steps(lines)) as advance:
-        save(fit(lines, lexicons, calibration, advance), vocabulary(lines, lexicons["en"]))
+    lines, cases = lines_to_learn(), read_cases()
+    with progress("fit", (1 + NUM_FOLDS) * num_steps(lines)) as advance:
+        detector = fit(lines, lexicons, [case for case in cases if part_of(case.family) == "calibrate"], advance)
+        turns = [each for other, unseen in left_out(cases, advance) for each in harmless(unseen, other)]
+    detector = replace(detector, calibration=calibrate(turns, detector.calibration))
+    save(detector, vocabulary(lines, lexicons["en"]))
 
 
 if __name__ == "__main__":

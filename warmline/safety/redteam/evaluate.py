@@ -1,15 +1,13 @@
 """Run the detector over the red-team set: as shipped, and with each family's rules and lines left out of the fit."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from warmline.progress import Advance
 from warmline.safety.assess import assess
-from warmline.safety.detect import Detector
-from warmline.safety.lexicon import LANGUAGES, load_lexicon
-from warmline.safety.redteam.cases import Case, part_of
+from warmline.safety.detect import Detector, shipped_calibration
+from warmline.safety.redteam.cases import Case
 from warmline.safety.redteam.score import Scored
-
-NUM_FOLDS = 2
 
 
 def score(cases: Sequence[Case], detector: Detector, advance: Advance) -> Iterator[Scored]:
@@ -23,24 +21,20 @@ def score(cases: Sequence[Case], detector: Detector, advance: Advance) -> Iterat
 def num_steps(cases: Sequence[Case]) -> int:
     """Of what `leave_families_out` reports its progress: steps of all fits, and cases."""
     from warmline.safety import fit_recurrent
-    from warmline.safety.fitting import lines_to_learn
+    from warmline.safety.fitting import NUM_FOLDS, lines_to_learn
 
     return NUM_FOLDS * fit_recurrent.num_steps(lines_to_learn()) + len(cases)
 
 
-def leave_families_out(cases: Sequence[Case], advance: Advance, num_folds: int = NUM_FOLDS) -> Iterator[Scored]:
+def leave_families_out(cases: Sequence[Case], advance: Advance) -> Iterator[Scored]:
     """The same, each case read by a detector that never saw its family: neither rules written for it nor its lines.
 
-    Families are left out in `num_folds` groups, so that each case's detector misses its own family and half of the
-    others: stricter than leaving out one at a time. Needs scikit-learn and torch, and some minutes a group.
+    Each case's detector misses half of all families: stricter than leaving out one at a time. The limits are those that
+    are shipped. Needs scikit-learn and torch, and some minutes a half.
     """
-    from warmline.safety.fitting import fit, lines_to_learn
+    from warmline.safety.fitting import left_out
 
-    families = sorted({case.family for case in cases})
-    calibration = [case for case in cases if part_of(case.family) == "calibrate"]
-    for fold in range(num_folds):
-        left_out = frozenset(families[fold::num_folds])
-        lexicons = {lang: load_lexicon(lang).without(left_out) for lang in LANGUAGES}
-        kept = [case for case in calibration if case.family not in left_out]
-        detector = fit(lines_to_learn(left_out), lexicons, kept, advance)
-        yield from score([case for case in cases if case.family in left_out], detector, advance)
+    shipped = shipped_calibration()
+    for detector, unseen in left_out(cases, advance):
+        calibration = replace(shipped, hints=detector.calibration.hints, mix=detector.calibration.mix)
+        yield from score(unseen, replace(detector, calibration=calibration), advance)
