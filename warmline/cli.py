@@ -16,6 +16,7 @@ from warmline.commands.shared import (
     Country,
     Overrides,
     RecipeName,
+    audit_folder,
     companion,
     country_here,
     data_root,
@@ -155,8 +156,12 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Makes the draw repeatable.")] = None,
     url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server that holds MODEL.")] = None,
     country: Country = None,
+    audit: Annotated[bool, typer.Option(help="Keep daily counts under $WARMLINE_HOME/audit; see above.")] = True,
 ) -> None:
     """Talk in the terminal. /help-now shows helplines; /why what the heads read; /help lists the commands.
+
+    What the safety system did is counted by the day under $WARMLINE_HOME/audit: levels, rule ids, versions, timings; no
+    word, no name, no time of day. --no-audit keeps none; `warmline safety report` shows the totals.
 
     Example: warmline chat tiny
     """
@@ -177,7 +182,8 @@ def chat(
             from warmline.pipeline import open_engine
 
             engine, system_prompt, title = open_engine(run_or_model, run_dir(run_or_model), stage)
-        _converse(companion(engine, system_prompt, sampling, country or country_here()), title)
+        folder = audit_folder() if audit else None
+        _converse(companion(engine, system_prompt, sampling, country or country_here(), folder), title)
 
 
 def _converse(setting: "Setting", title: str) -> None:

@@ -51,13 +51,26 @@ def data_root() -> Path | None:
     return Path(configured) if configured else None
 
 
-def companion(engine: "Engine", system_prompt: str | None, sampling: "Sampling", country: str | None) -> "Setting":
-    """What an engine needs to be talked to. Raises ValueError for a country that is not two letters."""
+def audit_folder() -> Path:
+    """Where `warmline chat` counts and `warmline safety report` looks."""
+    from warmline.run_dir import home
+
+    return home() / "audit"
+
+
+def companion(
+    engine: "Engine", system_prompt: str | None, sampling: "Sampling", country: str | None, audit: Path | None = None
+) -> "Setting":
+    """What an engine needs to be talked to. `audit`: the folder of daily counts, None for none.
+
+    Raises ValueError for a country that is not two letters.
+    """
     from warmline.dialogue.companion import Setting
     from warmline.safety.detect import load_detector
     from warmline.safety.resources.directory import load_directory
 
-    return Setting(engine, load_detector(), load_directory(), system_prompt, sampling, checked_country(country))
+    chosen = checked_country(country)
+    return Setting(engine, load_detector(), load_directory(), system_prompt, sampling, chosen, audit=audit)
 
 
 def checked_country(country: str | None) -> str | None:

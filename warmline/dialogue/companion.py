@@ -1,15 +1,17 @@
 """One person's conversation: read the turn, hold its risk, show the card first, release what passed the rules."""
 
-import re
+import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
-from warmline.dialogue.ladder import Attempt, climb, reason_of
-from warmline.engine.engine import Engine, GenerateRequest, Message, Reading, Sampling
-from warmline.safety.assess import step
+from warmline.dialogue.ladder import climb
+from warmline.dialogue.stream import stream
+from warmline.dialogue.tally import Audit, Tally
+from warmline.engine.engine import Engine, Message, Reading, Sampling
+from warmline.safety.assess import NUM_TURNS, step
 from warmline.safety.detect import Detector, Observation
 from warmline.safety.disclosure import Use, due, minor_of, shown, texts_for, turned
 from warmline.safety.grammar.grammar import lark, spec_for
@@ -21,13 +23,10 @@ from warmline.safety.resources.directory import Directory
 from warmline.safety.state import RiskState
 from warmline.safety.validate.context import Minor, ReplyContext, Turn, spoken
 from warmline.safety.validate.notice import notice_for
-from warmline.safety.validate.release import Validated, release_sentence_if_valid
+from warmline.safety.validate.release import Validated
 
-HOLD = 400  # characters after which a sentence without an end is checked as it stands
-NUM_RESAMPLES = 2  # of a sentence that was refused, at the levels none and elevated
 GROUPS = {"abuse_child": "child", "minor_signal": "child", "abuse_victim": "abuse", "eating": "eating"}
-
-_END = re.compile(r"[.!?…][\"')\]]*\s+|\n+")
+NUM_JUDGED = 200  # of the newest turns that a reply is judged by: each judgement reads them all
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Setting:
     country: str | None = None  # two letters
     question_policy: str = "none"
     question_owner: str = ""  # the clinician who answers for `safety_check`
+    audit: Audit | None = None  # where each turn is counted; None: nothing is kept
 
 
 @dataclass
@@ -50,7 +50,8 @@ class Session:
 
     turns: list[Turn] = field(default_factory=list)  # what was said and what was released
     state: RiskState = field(default_factory=RiskState)
-    last_at: float | None = None  # seconds, of the user's last turn
+    last_at: float | None = None  # seconds, the latest time stamp of a user turn
+    last_tick: float | None = None  # seconds on our own clock, of the last turn that had no time stamp
     card_level: Level = Level.NONE  # the highest level of this episode that a card was shown for
     minor: Minor = "unknown"
     questions_asked: int = 0  # safety questions in this episode
@@ -69,19 +70,20 @@ class Answer:
     readings: tuple[Reading, ...] = ()
     reasons: tuple[Reason, ...] = ()
     notes: tuple[str, ...] = ()
-    degraded: frozenset[str] = frozenset()
+    degraded: frozenset[str] = frozenset()  # of audit.PARTS, and `audit`: what failed or is absent
 
 
 def resume(setting: Setting, turns: Sequence[Turn], times: Sequence[float | None] = ()) -> Session:
-    """The session after earlier turns that someone else kept: their risk is read again, nothing is generated.
+    """The session after earlier turns that someone else kept: the risk of the newest is read again, nothing is generated.
 
     `times`: seconds of each turn where known. Turns of other roles than user and assistant are left out.
     """
     session = Session()
+    first_read = len(turns) - NUM_TURNS
     for number, turn in enumerate(turns):
-        if turn.role == "user":
-            at = times[number] if number < len(times) else None
-            _read(setting, session, turn.content, session.last_at or 0.0 if at is None else at)
+        if turn.role == "user" and number >= first_read:
+            seconds = _since(session, times[number] if number < len(times) else None)
+            _read(setting, session, turn.content, seconds)
         if turn.role in ("user", "assistant"):
             session.turns.append(turn)
     return session
@@ -92,17 +94,21 @@ def respond(
 ) -> Generator[Released | Answer, None, None]:
     """Answer one user turn: the card where the level asks for one, then released words, then the `Answer`.
 
-    `now`: seconds on any clock that does not run backwards; time.time() by default. A caller that stops halfway leaves
-    the session as the person has seen it. Raises PolicyError for a setting that nobody answers for, and nothing else:
-    whatever breaks, there is a card or a notice.
+    `now`: seconds on any clock; by default risk is held by one that nobody can set. A caller that stops halfway leaves
+    the session as the person has seen it, and the turn is counted all the same. Raises PolicyError for a setting that
+    nobody answers for, and nothing else: whatever breaks, there is a card or a notice.
     """
-    at = time.time() if now is None else now
+    tally = Tally(setting.audit, setting.country, setting.directory.version)
     try:
-        yield from _respond(setting, session, text, at)
+        seconds = _ticked(session) if now is None else _since(session, now)
+        session.use = session.use and turned(session.use, time.time() if now is None else now)
+        yield from _respond(setting, session, text, seconds, tally)
     except PolicyError:
         raise
     except Exception as error:  # noqa: BLE001 - the outermost line: a defect of ours must not be met with silence
-        yield from _without_a_reply(setting, session, type(error).__name__)
+        yield from _without_a_reply(setting, session, type(error).__name__, tally)
+    finally:
+        tally.keep()
 
 
 def help_now(setting: Setting, session: Session) -> Card:
@@ -127,74 +133,110 @@ def _said(session: Session) -> str:
     return "\n".join([turn.content for turn in session.turns if turn.role == "user"][-3:])
 
 
-def _respond(setting: Setting, session: Session, text: str, at: float) -> Generator[Released | Answer, None, None]:
-    seen, level = _read(setting, session, text, at)
+def _respond(
+    setting: Setting, session: Session, text: str, seconds: float, tally: Tally
+) -> Generator[Released | Answer, None, None]:
+    started = time.perf_counter()
+    seen, level = _read(setting, session, text, seconds)
     session.turns.append(Turn("user", text))
     domains = session.state.domains | seen.domains
     plan = _plan(setting, session, seen, level)
+    tally.seen, tally.level, tally.floor, tally.domains = seen, level, session.state.floor, domains
+    tally.card, tally.ms = plan.card, {**seen.ms, "detect": 1e3 * (time.perf_counter() - started)}
+    tally.degraded = seen.degraded | ({"directory"} if setting.directory.degraded else set())
     card = _card(setting, session, level, domains, text) if plan.card in ("first", "full") else None
     if card is not None and level > session.card_level:
         session.card_level = level
         yield card
-    context = _context(session, domains, level, text, plan)
+    elif card is not None:
+        tally.card = "pinned"
+    context = _context(session, domains, level, text, plan, strict="guarded" in seen.degraded)
+    tally.language = context.lang
     pieces: list[Validated] = []
     try:
-        attempt = yield from _speak(setting, session, plan, context, pieces)
+        yield from _speak(setting, session, plan, context, pieces, tally)
     finally:  # someone who goes away has seen what was released until then
         reply = " ".join(pieces)
         if pieces:
             session.turns.append(Turn("assistant", reply))
             session.questions_asked += "?" in reply and level >= Level.HIGH
+            tally.spoke = True
+        tally.degraded |= tally.attempt.degraded
     if not pieces:
+        if card is None and "validators" in tally.degraded:  # nothing can be checked: people are shown instead
+            card, tally.card = _card(setting, session, level, domains, text), "first"
+            yield card
         yield notice_for("no_reply_with_card" if card else "no_reply", context.lang)
+    degraded = tally.degraded if tally.keep() else tally.degraded | {"audit"}
     yield Answer(
         level,
         domains,
-        attempt.source if pieces else "notice",
+        tally.attempt.source if pieces else "notice",
         reply,
         card,
-        attempt.readings,
+        tally.attempt.readings,
         seen.reasons,
-        attempt.notes,
-        seen.degraded,
+        tally.attempt.notes,
+        degraded,
     )
 
 
 def _speak(
-    setting: Setting, session: Session, plan: Plan, context: ReplyContext, pieces: list[Validated]
-) -> Generator[Validated, None, Attempt]:
-    """The reply, whole or sentence by sentence as the plan says; `pieces` holds what was released."""
+    setting: Setting, session: Session, plan: Plan, context: ReplyContext, pieces: list[Validated], tally: Tally
+) -> Generator[Validated, None, None]:
+    """The reply, whole or sentence by sentence as the plan says; `pieces` holds what was released, `tally` how."""
     messages = _messages(setting, session, plan, context)
+    started = time.perf_counter()
     if plan.release != "whole":
-        return (yield from _stream(setting, messages, plan, context, pieces))
-    attempt = climb(setting.engine, messages, plan, context, setting.sampling, _grammar(session, context))
-    if attempt.reply is not None:
-        pieces.append(attempt.reply)
-        yield attempt.reply
-    return attempt
+        tally.attempt = yield from stream(setting.engine, messages, plan, context, setting.sampling, pieces)
+        return
+    tally.attempt = climb(setting.engine, messages, plan, context, setting.sampling, _grammar(session, context))
+    tally.ms["generate"] = 1e3 * (time.perf_counter() - started)  # not of a stream: its reader's time would be in it
+    if tally.attempt.reply is not None:
+        pieces.append(tally.attempt.reply)
+        yield tally.attempt.reply
 
 
-def _without_a_reply(setting: Setting, session: Session, why: str) -> Generator[Released | Answer, None, None]:
+def _without_a_reply(
+    setting: Setting, session: Session, why: str, tally: Tally
+) -> Generator[Released | Answer, None, None]:
     """What is left when a part of ours has failed: the card, if it can be had, and the app's own words."""
     level, card = max(session.state.floor, Level.ELEVATED), None
     with suppress(Exception):
         card = help_now(setting, session)
+    tally.level, tally.floor, tally.domains = level, session.state.floor, session.state.domains
+    tally.card = "first" if card and tally.card in ("none", "chip") else tally.card
+    tally.degraded |= {"companion"}
     if card is not None:
         yield card
     yield notice_for("no_reply_with_card" if card else "no_reply", "en")
-    degraded = frozenset({"companion"})
+    degraded = tally.degraded if tally.keep() else tally.degraded | {"audit"}
     yield Answer(level, session.state.domains, "notice", "", card, notes=(f"a part failed: {why}",), degraded=degraded)
 
 
-def _read(setting: Setting, session: Session, text: str, at: float) -> tuple[Observation, Level]:
+def _since(session: Session, at: float | None) -> float:
+    """Seconds since the turn before, by time stamps. A clock that jumps back passes no time, nor does its way forward
+    to where it has been; nor does a time stamp that is absent or no finite number."""
+    if at is None or not math.isfinite(at):
+        return 0.0
+    before = at if session.last_at is None else session.last_at
+    session.last_at = max(before, at)
+    return session.last_at - before
+
+
+def _ticked(session: Session) -> float:
+    """Seconds since the turn before, where there are no time stamps: on a clock that nobody can set."""
+    tick = time.monotonic()
+    before, session.last_tick = session.last_tick, tick
+    return 0.0 if before is None else tick - before
+
+
+def _read(setting: Setting, session: Session, text: str, seconds: float) -> tuple[Observation, Level]:
     """What the turn shows, and the level at which it is answered; the session's state goes on."""
     said = [turn.content for turn in session.turns if turn.role == "user"]
     question = session.turns[-1].content if session.turns and session.turns[-1].role == "assistant" else ""
-    seconds = 0.0 if session.last_at is None else at - session.last_at
     before = session.state.episode
     session.state, seen = step(session.state, text, setting.detector, said, question, seconds)
-    session.last_at = at
-    session.use = session.use and turned(session.use, at)
     session.minor = minor_of(text, session.minor)
     if session.state.episode != before or session.state.floor < Level.HIGH:
         session.card_level, session.questions_asked = Level.NONE, 0
@@ -232,16 +274,20 @@ def _today() -> date:
     return datetime.now(UTC).date()
 
 
-def _context(session: Session, domains: frozenset[str], level: Level, text: str, plan: Plan) -> ReplyContext:
+def _context(
+    session: Session, domains: frozenset[str], level: Level, text: str, plan: Plan, *, strict: bool
+) -> ReplyContext:
+    """`strict`: nothing read the turn, so that the reply is judged as if methods had been asked for."""
     replies = tuple(turn.content for turn in session.turns if turn.role == "assistant")
     return ReplyContext(
         level=level,
         domains=domains,
-        turns=tuple(session.turns),
+        turns=tuple(session.turns[-NUM_JUDGED:]),
         lang=spoken(text),
         minor=session.minor,
         question_policy="safety_check" if level >= Level.HIGH and plan.max_questions else "none",
         previous_replies=replies[-3:],
+        overlays=frozenset({"method_seeking"}) if strict else frozenset(),
     )
 
 
@@ -272,62 +318,3 @@ def _grammar(session: Session, context: ReplyContext) -> str:
             follow_up=follow_up,
         )
     )
-
-
-def _stream(
-    setting: Setting, messages: tuple[Message, ...], plan: Plan, context: ReplyContext, pieces: list[Validated]
-) -> Generator[Validated, None, Attempt]:
-    """Sentence by sentence: each is held until it has passed. A refused one is drawn again, then the reply ends there.
-
-    Returns the attempt; `pieces` holds what was released.
-    """
-    readings: tuple[Reading, ...] = ()
-    notes: tuple[str, ...] = ()
-    sampling = replace(setting.sampling, temperature=plan.temperature)
-    for draw in range(1 + NUM_RESAMPLES):
-        seed = None if sampling.seed is None else sampling.seed + draw
-        request = GenerateRequest(messages, replace(sampling, seed=seed), prefill=_so_far(pieces))
-        refused = False
-        try:
-            chunks = setting.engine.generate(request)
-            for sentence, read, noted in _sentences(chunks):
-                readings, notes = readings or read, notes or noted
-                released = release_sentence_if_valid(sentence, _so_far(pieces), context) if sentence else None
-                if released is not None:
-                    pieces.append(released)
-                    yield released
-                elif sentence:
-                    refused = True
-                    break
-        except Exception as error:  # noqa: BLE001 - whatever an engine raises, what was released stands
-            notes = (*notes, reason_of(error))
-            break
-        if not refused:
-            break
-    return Attempt(None, "model", readings, notes)
-
-
-def _so_far(pieces: Sequence[str]) -> str:
-    return " ".join(pieces)
-
-
-def _sentences(chunks: Iterator) -> Iterator[tuple[str, tuple[Reading, ...], tuple[str, ...]]]:
-    """Whole sentences as they are complete, with readings and notes; the last without waiting for its end."""
-    buffer = ""
-    try:
-        for chunk in chunks:
-            buffer += chunk.text
-            if chunk.readings or chunk.notes:
-                yield "", chunk.readings, chunk.notes
-            while found := _END.search(buffer):
-                sentence, buffer = buffer[: found.end()].strip(), buffer[found.end() :]
-                yield sentence, (), ()
-            if len(buffer) > HOLD:
-                sentence, buffer = buffer.strip(), ""
-                yield sentence, (), ()
-        if buffer.strip():
-            yield buffer.strip(), (), ()
-    finally:
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            close()
