@@ -19,7 +19,7 @@ from .test_safety_failures import CALM, GOOD_ENGINE, SPOKEN, broken
 
 QUIET = replace(SPOKEN, engine=Says(lambda request: []))  # an engine that says nothing, soon
 # Too long to be read together with the turns before it, as a statement split over turns would be.
-LONG = "We had soup for dinner and then we watched the football with my sister until it was time to go to bed."
+LONG = "The bakery near the station has started to sell that dark bread which I like, and the queue is out of the door."
 
 
 def level_of(session: Session, text: str, now: float | None = None) -> Level:
