@@ -63,16 +63,20 @@ def test_a_gap_of_unknown_length_counts_as_none() -> None:
 
 
 def test_ten_thousand_turns() -> None:
-    turns = [Turn("user" if number % 2 else "assistant", f"ok then, it is {number}") for number in range(9_990)]
+    turns = [
+        Turn("user" if number % 2 else "assistant", f"ok then, I went to the shop number {number}")
+        for number in range(9_990)
+    ]
     turns += [Turn("user", RISK), *[Turn("user", CALM)] * 9]
     session = resume(SPOKEN, turns)
     assert len(session.turns) == 10_000
-    answer(SPOKEN, CALM)  # packs are read
+    refused = replace(SPOKEN, engine=Says(lambda request: ["That sounds nice."] * request.n))
+    answer(refused, RISK)  # packs are read
     started = time.process_time()
-    pieces, last = answer(SPOKEN, "and so to bed", session=session)
+    pieces, last = answer(refused, "and so to bed", session=session)
     assert time.process_time() - started < 3
     assert isinstance(pieces[0], Card)
-    assert (last.level, last.reply_source) == (Level.HIGH, "model")
+    assert (last.level, last.reply_source) == (Level.HIGH, "notice")
     assert assess([turn._asdict() for turn in turns]).level == Level.HIGH
 
 

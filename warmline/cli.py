@@ -156,12 +156,13 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Makes the draw repeatable.")] = None,
     url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server that holds MODEL.")] = None,
     country: Country = None,
-    audit: Annotated[bool, typer.Option(help="Keep daily counts under $WARMLINE_HOME/audit; see above.")] = True,
+    audit: Annotated[
+        bool, typer.Option(help="Keep daily counts without any words; `warmline safety report` shows them.")
+    ] = True,
 ) -> None:
     """Talk in the terminal. /help-now shows helplines; /why what the heads read; /help lists the commands.
 
-    What the safety system did is counted by the day under $WARMLINE_HOME/audit: levels, rule ids, versions, timings; no
-    word, no name, no time of day. --no-audit keeps none; `warmline safety report` shows the totals.
+    Daily counts (levels, rule ids, versions, timings; no words) are kept under $WARMLINE_HOME/audit unless --no-audit.
 
     Example: warmline chat tiny
     """
