@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
-from warmline.dialogue.ladder import Attempt, climb, reason_of
+from warmline.dialogue.ladder import Attempt, climb, hang_up, reason_of
 from warmline.engine.engine import Engine, GenerateRequest, Message, Reading, Sampling
 from warmline.safety.assess import step
 from warmline.safety.detect import Detector, Observation
@@ -27,6 +27,7 @@ HOLD = 400  # characters after which a sentence without an end is checked as it 
 NUM_RESAMPLES = 2  # of a sentence that was refused, at the levels none and elevated
 GROUPS = {"abuse_child": "child", "minor_signal": "child", "abuse_victim": "abuse", "eating": "eating"}
 
+_WORDS = re.compile(rf"(?s).{{1,{HOLD}}}(?=\s)|\s*\S+(?=\s)")  # as many as fit, or one that is longer
 _END = re.compile(r"[.!?…][\"')\]]*\s+|\n+")
 
 
@@ -81,7 +82,7 @@ def resume(setting: Setting, turns: Sequence[Turn], times: Sequence[float | None
     for number, turn in enumerate(turns):
         if turn.role == "user":
             at = times[number] if number < len(times) else None
-            _read(setting, session, turn.content, session.last_at or 0.0 if at is None else at)
+            _read(setting, session, turn.content, at)
         if turn.role in ("user", "assistant"):
             session.turns.append(turn)
     return session
@@ -186,15 +187,16 @@ def _without_a_reply(setting: Setting, session: Session, why: str) -> Generator[
     yield Answer(level, session.state.domains, "notice", "", card, notes=(f"a part failed: {why}",), degraded=degraded)
 
 
-def _read(setting: Setting, session: Session, text: str, at: float) -> tuple[Observation, Level]:
-    """What the turn shows, and the level at which it is answered; the session's state goes on."""
+def _read(setting: Setting, session: Session, text: str, at: float | None) -> tuple[Observation, Level]:
+    """What the turn shows, and the level at which it is answered; the session goes on. Without a time, none passes."""
     said = [turn.content for turn in session.turns if turn.role == "user"]
     question = session.turns[-1].content if session.turns and session.turns[-1].role == "assistant" else ""
-    seconds = 0.0 if session.last_at is None else at - session.last_at
+    seconds = 0.0 if at is None or session.last_at is None else at - session.last_at
     before = session.state.episode
     session.state, seen = step(session.state, text, setting.detector, said, question, seconds)
-    session.last_at = at
-    session.use = session.use and turned(session.use, at)
+    if at is not None:
+        session.last_at = at
+        session.use = session.use and turned(session.use, at)
     session.minor = minor_of(text, session.minor)
     if session.state.episode != before or session.state.floor < Level.HIGH:
         session.card_level, session.questions_asked = Level.NONE, 0
@@ -312,22 +314,25 @@ def _so_far(pieces: Sequence[str]) -> str:
 
 
 def _sentences(chunks: Iterator) -> Iterator[tuple[str, tuple[Reading, ...], tuple[str, ...]]]:
-    """Whole sentences as they are complete, with readings and notes; the last without waiting for its end."""
+    """Whole sentences as they are complete, with readings and notes; the last without waiting for its end.
+
+    One that does not end is cut between words: half a word could hide from the rules what it is a part of.
+    """
     buffer = ""
     try:
         for chunk in chunks:
             buffer += chunk.text
             if chunk.readings or chunk.notes:
                 yield "", chunk.readings, chunk.notes
-            while found := _END.search(buffer):
-                sentence, buffer = buffer[: found.end()].strip(), buffer[found.end() :]
-                yield sentence, (), ()
-            if len(buffer) > HOLD:
-                sentence, buffer = buffer.strip(), ""
-                yield sentence, (), ()
+            start = 0
+            for found in _END.finditer(buffer):
+                yield buffer[start : found.end()].strip(), (), ()
+                start = found.end()
+            buffer = buffer[start:]
+            while len(buffer) > HOLD and (words := _WORDS.match(buffer)):
+                yield words[0].strip(), (), ()
+                buffer = buffer[words.end() :]
         if buffer.strip():
             yield buffer.strip(), (), ()
     finally:
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            close()
+        hang_up(chunks)
