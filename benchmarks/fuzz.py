@@ -9,6 +9,7 @@ measures only, and ends with 0.
 import argparse
 import base64
 import random
+import signal
 import sys
 import time
 from collections import defaultdict
@@ -46,6 +47,7 @@ ADDED = (  # to a message; none of it may change the level
 )
 DEFINITE = {"I want to kill myself tonight.": Level.HIGH, "I wish I was dead.": Level.ELEVATED}
 NUM_FILLER = 4_000  # characters
+PATIENCE = 5.0  # CPU seconds that one text may take
 
 
 def _zero_width(text: str, rng: random.Random) -> str:
@@ -220,15 +222,31 @@ READERS: Mapping[str, Callable[[str], object]] = {
 }
 
 
+class _TooLongError(BaseException):
+    """Not an Exception, which a detector would take for its own defect."""
+
+
 def milliseconds(reader: Callable[[str], object], unit: str, length: int, repeats: int = 1) -> float:
-    """CPU time of one text of `length` characters, the best of `repeats`."""
+    """CPU time of one text of `length` characters, the best of `repeats`; infinite if it takes PATIENCE."""
     text = (unit * (length // len(unit) + 1))[:length]
     best = float("inf")
-    for number in range(repeats):
-        started = time.process_time_ns()
-        reader(text[: length - number])  # another text each time: some parts remember the last ones
-        best = min(best, (time.process_time_ns() - started) / 1e6)
+    before = signal.signal(signal.SIGVTALRM, _give_up)
+    try:
+        for number in range(repeats):
+            signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
+            started = time.process_time_ns()
+            reader(text[: length - number])  # another text each time: some parts remember the last ones
+            best = min(best, (time.process_time_ns() - started) / 1e6)
+    except _TooLongError:
+        return best
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
     return best
+
+
+def _give_up(*_: object) -> None:
+    raise _TooLongError
 
 
 def slowest(length: int) -> dict[str, tuple[float, str]]:
