@@ -29,7 +29,9 @@ ALLOWED = (  # at none and elevated
     "It makes sense that this hurts.",
     "A cafe\u0301 by the sea sounds lovely \U0001f642.",
 )
-RUN_ON = "rain and sun and rain and bread and soup and a bus and a tree and some tea and "  # no end to hold a sentence by
+RUN_ON = (
+    "rain and sun and rain and bread and soup and a bus and a tree and some tea and "  # no end to hold a sentence by
+)
 LETTERS, LENGTH, PART = "bcdfghjklmnpqrstvwxz", 12, 6  # of a canary; any PART of its letters in a row is a leak
 READING = Reading("risk", ("none", "elevated"), (0.75, 0.25))
 

@@ -20,7 +20,11 @@ TOLD = (Turn("user", "everything is too much and i do not know how to go on"),)
 
 
 def test_random_logits_give_valid_and_different_replies() -> None:
-    replies = [reply for number in range(NUM_TURNS // guided.TURNS_OF_ONE + 1) for reply in guided.converse(number, 0, only_guided=True)]
+    replies = [
+        reply
+        for number in range(NUM_TURNS // guided.TURNS_OF_ONE + 1)
+        for reply in guided.converse(number, 0, only_guided=True)
+    ]
     found = guided.figures(replies)
     assert found.num_replies > NUM_TURNS // 2
     assert (found.num_missing, found.num_broken, found.num_marks) == (0, 0, 0), found.rules
