@@ -2,7 +2,9 @@
 
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -113,8 +115,20 @@ def climb(
 
 
 def reason_of(error: Exception) -> str:
-    """Why an engine failed, for a note: its own words, or the error's kind where the words could quote somebody."""
-    return str(error) if isinstance(error, EngineError) else type(error).__name__
+    """Why an engine failed, for a note: our own layers' words, up to the first colon; of any other error its kind
+    alone, because the words of a server, a library or somebody else's engine could quote the conversation."""
+    places = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    raised_in = places[-1].f_globals.get("__name__", "") if places else ""
+    is_own = isinstance(error, EngineError) and raised_in.startswith(("warmline.engine.", "warmline.dialogue."))
+    return str(error).partition(": ")[0] if is_own else type(error).__name__
+
+
+def hang_up(chunks: Iterator[Chunk]) -> None:
+    """End a stream: a generator that is only dropped would keep its server busy. What it says on its way out is dropped."""
+    close = getattr(chunks, "close", None)
+    if close is not None:
+        with suppress(Exception):
+            close()
 
 
 def fault_of(error: Exception) -> str:
@@ -161,9 +175,7 @@ def _collect(state: _Climb, chunks: Iterator[Chunk]) -> list[str]:
             if state.is_overtaken or state.out_of_time():
                 return []
     finally:
-        close = getattr(chunks, "close", None)
-        if close is not None:  # a generator that is only dropped would keep its server busy
-            close()
+        hang_up(chunks)
     return [texts[index].strip() for index in sorted(texts)]
 
 

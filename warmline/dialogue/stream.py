@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
-from warmline.dialogue.ladder import Attempt, Overtaken, TooLateError, fault_of, never, reason_of
+from warmline.dialogue.ladder import Attempt, Overtaken, TooLateError, fault_of, hang_up, never, reason_of
 from warmline.engine.engine import Chunk, Engine, GenerateRequest, Message, Reading, Sampling
 from warmline.safety.policy import Plan
 from warmline.safety.validate.context import ReplyContext
@@ -15,6 +15,7 @@ from warmline.safety.validate.release import Validated, release_sentence_if_vali
 HOLD = 400  # characters after which a sentence without an end is checked as it stands
 NUM_RESAMPLES = 2  # of a sentence that was refused
 
+_WORDS = re.compile(rf"(?s).{{1,{HOLD}}}(?=\s)|\s*\S+(?=\s)")  # as many as fit, or one that is longer
 _END = re.compile(r"[.!?…][\"')\]]*\s+|\n+")
 
 
@@ -77,7 +78,8 @@ def _sentences(
 ) -> Generator[tuple[str, tuple[Reading, ...], tuple[str, ...]], None, None]:
     """Whole sentences as they are complete, with readings and notes; the last without waiting for its end.
 
-    Raises TooLateError at the first piece after `ends`, seconds on the monotonic clock.
+    One that does not end is cut between words: half a word could hide from the rules what it is a part of. Raises
+    TooLateError at the first piece after `ends`, seconds on the monotonic clock.
     """
     buffer = ""
     try:
@@ -87,15 +89,15 @@ def _sentences(
             buffer += chunk.text
             if chunk.readings or chunk.notes:
                 yield "", chunk.readings, chunk.notes
-            while found := _END.search(buffer):
-                sentence, buffer = buffer[: found.end()].strip(), buffer[found.end() :]
-                yield sentence, (), ()
-            if len(buffer) > HOLD:
-                sentence, buffer = buffer.strip(), ""
-                yield sentence, (), ()
+            start = 0
+            for found in _END.finditer(buffer):
+                yield buffer[start : found.end()].strip(), (), ()
+                start = found.end()
+            buffer = buffer[start:]
+            while len(buffer) > HOLD and (words := _WORDS.match(buffer)):
+                yield words[0].strip(), (), ()
+                buffer = buffer[words.end() :]
         if buffer.strip():
             yield buffer.strip(), (), ()
     finally:
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            close()
+        hang_up(chunks)
