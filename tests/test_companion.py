@@ -1,7 +1,5 @@
 """The only door to a reply: what comes first, what is held, which tier speaks, and that nothing unchecked gets out."""
 
-import logging
-import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -9,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from warmline.dialogue.companion import Answer, Session, Setting, respond
-from warmline.engine.engine import Capability, Chunk, EngineError, GenerateRequest, Message, Sampling, Scores
+from warmline.engine.engine import Capability, Chunk, EngineError, GenerateRequest, Message, Scores
 from warmline.engine.scripted import ScriptedEngine
 from warmline.safety.detect import load_detector
 from warmline.safety.levels import Level
@@ -18,7 +16,7 @@ from warmline.safety.release import Released, text_of
 from warmline.safety.resources.card import Card
 from warmline.safety.resources.directory import load_directory
 from warmline.safety.validate.notice import Notice
-from warmline.safety.validate.release import Validated, is_validated, validate
+from warmline.safety.validate.release import Validated
 
 GOOD = (
     "I hear how much pain you are carrying, and it sounds exhausting and lonely. You deserve to have someone with you in "
@@ -152,7 +150,7 @@ def test_an_engine_that_fails_gives_a_notice_and_the_card(text: str) -> None:
     assert isinstance(pieces[-1], Notice)
     assert isinstance(pieces[0], Card) == (text == RISK)
     assert (last.reply, last.reply_source) == ("", "notice")
-    assert any("out of memory" in note for note in last.notes)
+    assert any("EngineError" in note for note in last.notes)
 
 
 def test_denial_does_not_end_the_care() -> None:
@@ -198,86 +196,3 @@ def test_a_sink_takes_released_text_only() -> None:
     for forged in ("a str", str.__new__(Validated, "a lookalike"), b"bytes", None):
         with pytest.raises(TypeError, match="was not released"):
             text_of(forged)  # type: ignore[arg-type]
-
-
-# -- the leak test (12.3): no word that a rule blocks reaches anything that keeps or shows words -------------------------
-
-BLOCKED = (  # at every level
-    "I promise this stays our secret, {}.",
-    "As a human I have been there too, {}.",
-    "Remember when you told me about {} last week.",
-    "You have borderline personality disorder, {}.",
-)
-ALLOWED = (GOOD, "That sounds heavy.", "I hear how tired you are.", "It makes sense that this hurts.")
-
-
-class Leaky:
-    """Streams good sentences and blocked ones with a canary, in pieces of any size; may fail or stop anywhere."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
-        self.canaries: list[str] = []
-
-    def capabilities(self) -> frozenset[Capability]:
-        return frozenset(self.rng.sample(["n"], self.rng.randint(0, 1)))  # type: ignore[arg-type]
-
-    def score(self, messages: Sequence[Message], reply: str) -> Scores:
-        raise EngineError("not asked here")
-
-    def generate(self, request: GenerateRequest) -> Iterator[Chunk]:
-        rng = self.rng
-        for index in range(request.n):
-            text = " ".join(self._sentence() for _ in range(rng.randint(1, 4)))
-            at = 0
-            while at < len(text):
-                size = rng.randint(1, 64)
-                yield Chunk(text[at : at + size], index)
-                at += size
-                if rng.random() < 0.01:
-                    raise EngineError("the connection broke")
-
-    def _sentence(self) -> str:
-        if self.rng.random() < 0.5:
-            return self.rng.choice(ALLOWED)
-        canary = f"canary{self.rng.getrandbits(48):012x}"
-        self.canaries.append(canary)
-        return self.rng.choice(BLOCKED).format(canary)
-
-
-def leaks(num_schedules: int, seed: int, log: list[str]) -> int:
-    """Canaries that reached what was shown, kept in the session, reported or logged, over random schedules."""
-    rng = random.Random(seed)
-    found = 0
-    for _ in range(num_schedules):
-        engine = Leaky(rng)
-        setting = replace(SETTING, engine=engine, sampling=Sampling(seed=rng.choice([None, 1])))
-        session, sink = Session(), []
-        for text in rng.sample([RISK, "hello", "I feel low", "never mind", "I took all the pills"], rng.randint(1, 2)):
-            stream = respond(setting, session, text, 0.0)
-            for each in stream:
-                sink.append(repr(each) if isinstance(each, Answer) else text_of(each))
-                if rng.random() < 0.02:  # the client goes away
-                    stream.close()
-                    break
-        everything = "\n".join([*sink, repr(session), *log])
-        found += any(canary in everything for canary in engine.canaries)
-        assert engine.canaries or sink
-    return found
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_nothing_unchecked_leaks(seed: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    assert leaks(40, seed, caplog.messages) == 0
-    captured = capfd.readouterr()
-    assert "canary" not in captured.out + captured.err + caplog.text
-
-
-def test_the_blocked_sentences_are_blocked_and_the_allowed_are_not() -> None:
-    """The leak test would show nothing if the rules let its canaries pass."""
-    from warmline.safety.validate.context import ReplyContext
-
-    for text in BLOCKED:
-        for level in Level:
-            assert validate(text.format("canary"), ReplyContext(level)).violations, text
-    assert is_validated(answer(replace(SETTING, engine=ScriptedEngine([ALLOWED[1]])), "hm")[0][0])

@@ -320,7 +320,7 @@ def year(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("profile", "referrals"), [("ca", 12), ("or", 12), ("wa", 16), ("ny", 22)])
+@pytest.mark.parametrize(("profile", "referrals"), [("all", 26), ("ca", 12), ("or", 12), ("wa", 16), ("ny", 22)])
 def test_each_law_counts_its_own_referrals(year: Path, profile: str, referrals: int) -> None:
     report = audit.report(year, DAY, DAY + timedelta(days=30), profile)
     assert (report.referrals, report.replies, report.num_days) == (referrals, 35, 3)
@@ -353,11 +353,12 @@ def test_a_report_holds_nothing_personal(year: Path) -> None:
 
 
 def test_a_report_that_cannot_be_given(tmp_path: Path) -> None:
-    with pytest.raises(AuditError, match="profile is 'cn'; it is one of ca, ny, or, wa"):
+    with pytest.raises(AuditError, match="profile is 'cn'; it is one of all, ca, ny, or, wa"):
         audit.report(tmp_path, DAY, DAY, "cn")
     with pytest.raises(AuditError, match="would end on 2026-11-19, before it starts on 2026-11-20"):
         audit.report(tmp_path, DAY, DAY - timedelta(days=1), "ca")
-    assert audit.report(tmp_path / "nowhere", DAY, DAY, "ca").num_days == 0
+    with pytest.raises(AuditError, match="nowhere is no folder"):
+        audit.report(tmp_path / "nowhere", DAY, DAY, "ca")
     assert all(domains <= {*DOMAINS} for domains in PROFILES.values())
 
 

@@ -13,7 +13,7 @@ from warmline.dialogue.companion import Answer, Session, Setting, respond
 from warmline.engine.engine import Capability, Chunk, EngineError, GenerateRequest, Message, Reading, Scores
 from warmline.model import checkpoint
 from warmline.pipeline import open_engine, open_run
-from warmline.safety.detect import Observation, load_detector, observe
+from warmline.safety.detect import Detector, Observation, load_detector, observe
 from warmline.safety.head import (
     LOWERS_BELOW,
     MAX_CALIBRATION_ERROR,
@@ -175,9 +175,15 @@ def test_lowered_is_only_what_models_gave_and_never_below_rule_guard_or_floor() 
     assert with_head(by_rule, Level.NONE, TRUSTED, LABELS, calm) == by_rule
 
 
-def test_what_rules_give_is_settled_and_what_wording_alone_gives_is_not() -> None:
+def eager_detector() -> Detector:
+    """One whose models call every turn `high`."""
     detector = load_detector()
-    eager = replace(detector, calibration=replace(detector.calibration, elevated=1e-9, high=1e-9, emergency=1.0))
+    calibration = replace(detector.calibration, elevated=1e-9, sure=1e-9, high=1e-9, emergency=1.0)
+    return replace(detector, calibration=calibration)
+
+
+def test_what_rules_give_is_settled_and_what_wording_alone_gives_is_not() -> None:
+    eager = eager_detector()
     seen = observe(PLAIN, eager)
     assert (seen.level, seen.settled) == (Level.HIGH, Level.NONE)
     assert [reason.rule for reason in seen.reasons] == ["WORDING.2"]
@@ -320,8 +326,7 @@ def test_a_trusted_head_that_says_nothing_usable_is_named() -> None:
 
 
 def test_a_lowered_level_answers_this_turn_with_full_care_and_holds_less_after_it() -> None:
-    detector = load_detector()
-    eager = replace(detector, calibration=replace(detector.calibration, elevated=1e-9, high=1e-9, emergency=1.0))
+    eager = eager_detector()
     engine = Reads(lambda request: SURE[Level.NONE], lambda request: GOOD)
     session = Session()
     pieces, last = answered(replace(setting_of(engine), detector=eager), session, PLAIN)

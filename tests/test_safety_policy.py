@@ -1,15 +1,23 @@
 """What each level does, and what the model is told there."""
 
 import re
+import shutil
+from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warmline.commands.shared import companion
+from warmline.engine.engine import Sampling
 from warmline.safety import policy
 from warmline.safety.levels import DOMAINS, Level
-from warmline.safety.policy import POLICY_VERSION, TIERS, PolicyError, guarded, overlay_for, plan_for
+from warmline.safety.policy import POLICY_VERSION, TIERS, PolicyError, check_policy, guarded, overlay_for, plan_for
+from warmline.safety.resources.card import Card
+
+from .test_companion import RISK, SETTING, answer
 
 NONE, ELEVATED, HIGH, EMERGENCY = Level
 CRISIS = (HIGH, EMERGENCY)
@@ -201,3 +209,56 @@ def test_a_plan_does_not_change_under_anybody() -> None:
         plan.temperature = 2.0  # type: ignore[misc]
     assert plan_for(HIGH) == plan
     assert re.fullmatch(r"\d{4}\.\d{2}(\.\d+)?", POLICY_VERSION)
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of policy.yaml that is the one in use."""
+    file = tmp_path / "policy.yaml"
+    shutil.copy(Path(policy.__file__).parent / "policy.yaml", file)
+    monkeypatch.setattr(policy, "files", lambda _: tmp_path)
+    for each in (policy._table, policy._rows):
+        each.cache_clear()
+    yield file
+    for each in (policy._table, policy._rows):
+        each.cache_clear()
+
+
+def test_a_whole_policy_passes_the_check(damaged: Path) -> None:
+    check_policy()
+    assert plan_for(HIGH).card == "first"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"levels:", b"lev"),
+        (b"  emergency:\n    temperature", b"  panic:\n    temperature"),
+        (b"  no_questions: >-", b"  questions: >-"),
+        (b"    ban_digits: true\n  psychosis", b"    ban_letters: true\n  psychosis"),
+        (b"levels:", b"levels: ["),
+        (b"# What", b"\xff\xfe"),
+        (b"overlays:", b"overlays: 3\nold:"),
+    ],
+)
+def test_a_damaged_policy_is_refused_before_the_first_turn(damaged: Path, old: bytes, new: bytes) -> None:
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole.replace(old, new, 1))
+    assert damaged.read_bytes() != whole
+    with pytest.raises(PolicyError, match=r"^policy\.yaml[^\n]*$"):
+        check_policy()
+    with pytest.raises(PolicyError, match=r"policy\.yaml"):
+        companion(SETTING.engine, None, Sampling(), "IE")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_without_a_policy_nothing_starts_and_a_turn_still_gets_the_card(damaged: Path, damage: str) -> None:
+    if damage == "missing":
+        damaged.unlink()
+    else:
+        damaged.write_bytes(damaged.read_bytes()[:900])
+    with pytest.raises(PolicyError, match=r"^policy\.yaml"):
+        companion(SETTING.engine, None, Sampling(), "IE")
+    pieces, last = answer(SETTING, RISK)
+    assert isinstance(pieces[0], Card)
+    assert (last.reply, last.reply_source, last.degraded) == ("", "notice", {"companion"})

@@ -234,7 +234,7 @@ def test_places_cover_the_plain_text(text: str) -> None:
     spelled, starts, ends = plain_with_places(text)
     assert len(spelled) == len(starts) == len(ends)
     assert all(0 <= start < end <= len(text) for start, end in zip(starts, ends, strict=True))
-    assert starts == sorted(starts)
+    assert [*starts] == sorted(starts)
     assert spelled.split() == plain(text).split()
 
 

@@ -3,6 +3,7 @@
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from warmline.engine.engine import (
     Reading,
     Scores,
 )
+from warmline.engine.remote import RemoteEngine
 from warmline.engine.scripted import ScriptedEngine
 from warmline.safety.detect import load_detector
 from warmline.safety.resources.directory import load_directory
@@ -172,13 +174,20 @@ def test_an_error_is_a_notice_and_the_conversation_goes_on() -> None:
     def answer(turn: int) -> Iterator[Chunk]:
         if turn == 1:
             yield Chunk("half a")
-            raise EngineError("http://host\nbroke off")
+            raise EngineError("I was told: my secret")
         yield Chunk("ok")
 
     out = talk(Recorded(answer), ["first", "again"])
     assert "half a" not in out
     assert "This is the warmline app" in out
-    assert out.endswith("(http://host broke off)\ncompanion: ok\n")
+    assert out.endswith("(EngineError)\ncompanion: ok\n")
+
+
+def test_what_the_engine_layer_says_itself_is_shown() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        assert f"(cannot connect to {url}/v1/chat/completions" in talk(RemoteEngine(url, "m"), ["hi"])
 
 
 def test_what_an_engine_says_in_an_unexpected_error_is_not_shown() -> None:
@@ -225,7 +234,7 @@ def test_ctrl_c_while_writing_closes_the_stream() -> None:
 
 
 def test_notes_are_shown_and_control_characters_are_not() -> None:
-    engine = Recorded(lambda turn: [Chunk("a\x1b]0;title\x07\tb \x9bc", notes=("the oldest 2 turns were left out",))])
+    engine = Recorded(lambda turn: [Chunk("a\x1b]0;title\x07\tb \x9bc", notes=("the oldest 2\nturns were left out",))])
     assert talk(engine, ["hi"]) == "companion: a]0;title\tb c\n(the oldest 2 turns were left out)\n"
 
 

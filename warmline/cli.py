@@ -17,6 +17,7 @@ from warmline.commands.shared import (
     Overrides,
     RecipeName,
     SafetyFile,
+    audit_folder,
     companion,
     country_here,
     data_root,
@@ -159,8 +160,13 @@ def chat(
     url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server that holds MODEL.")] = None,
     safety_file: SafetyFile = None,
     country: Country = None,
+    audit: Annotated[
+        bool, typer.Option(help="Keep daily counts without any words; `warmline safety report` shows them.")
+    ] = True,
 ) -> None:
     """Talk in the terminal. /help-now shows helplines; /why what the heads read; /help lists the commands.
+
+    Daily counts (levels, rule ids, versions, timings; no words) are kept under $WARMLINE_HOME/audit unless --no-audit.
 
     Example: warmline chat tiny
     """
@@ -187,7 +193,8 @@ def chat(
             engine, system_prompt, title, safety, risk_head = opened
         safety = safety if own is None else own
         country = country or safety.country or country_here()
-        _converse(companion(engine, system_prompt, sampling, country, safety, risk_head), title)
+        folder = audit_folder() if audit else None
+        _converse(companion(engine, system_prompt, sampling, country, safety, risk_head, folder), title)
 
 
 def _converse(setting: "Setting", title: str) -> None:

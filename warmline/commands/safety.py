@@ -4,12 +4,23 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from warmline.commands.shared import Country, SafetyFile, checked_country, companion, errors, failure, run_dir
+from warmline.commands.shared import (
+    Country,
+    SafetyFile,
+    audit_folder,
+    checked_country,
+    companion,
+    errors,
+    failure,
+    run_dir,
+)
 
 if TYPE_CHECKING:
     from warmline.config import SafetySettings
@@ -38,7 +49,7 @@ def safety_assess() -> None:
 
         load_detector()
         for row in _stdin_rows():
-            typer.echo(json.dumps(_assessed(row), ensure_ascii=False))
+            typer.echo(json.dumps(_assessed(row)))
 
 
 def _stdin_rows() -> Iterator[object]:
@@ -53,10 +64,16 @@ def _stdin_rows() -> Iterator[object]:
             yield None
 
 
+def _id_of(row: object) -> str | int | float | None:
+    """The id of a line, None where it has none that JSON can give back."""
+    case_id = row.get("id") if isinstance(row, dict) else None
+    return case_id if isinstance(case_id, str | int) or (isinstance(case_id, float) and isfinite(case_id)) else None
+
+
 def _assessed(row: object) -> dict[str, object]:
     from warmline.safety.assess import TurnError, assess
 
-    case_id = row.get("id") if isinstance(row, dict) else None
+    case_id = _id_of(row)
     try:
         if not isinstance(row, dict) or not isinstance(row.get("turns"), list):
             raise TurnError("expected an object with id and turns")
@@ -84,14 +101,14 @@ def safety_validate() -> None:
     """
     with errors():
         for row in _stdin_rows():
-            typer.echo(json.dumps(_validated(row), ensure_ascii=False))
+            typer.echo(json.dumps(_validated(row)))
 
 
 def _validated(row: object) -> dict[str, object]:
     from warmline.safety.validate.context import ContextError, context_from_case
     from warmline.safety.validate.release import validate
 
-    case_id = row.get("id") if isinstance(row, dict) else None
+    case_id = _id_of(row)
     if isinstance(row, dict) and isinstance(row.get("candidate"), str):
         with suppress(ContextError):
             return validate(row["candidate"], context_from_case(row)).as_json(case_id)
@@ -121,7 +138,7 @@ def safety_reply(
         safety = safety if own is None else own
         setting = companion(opened, system_prompt, Sampling(seed=seed), country, safety, risk_head)
         for row in _stdin_rows():
-            typer.echo(json.dumps(_replied(setting, row), ensure_ascii=False))
+            typer.echo(json.dumps(_replied(setting, row)))
 
 
 def _engine(name: str, kind: str) -> tuple["Engine", str | None, "SafetySettings", "RiskHead | None"]:
@@ -141,7 +158,7 @@ def _replied(setting: "Setting", row: object) -> dict[str, object]:
     from warmline.safety.assess import clock_of
     from warmline.safety.validate.context import ContextError, turns_from_case
 
-    case_id = row.get("id") if isinstance(row, dict) else None
+    case_id = _id_of(row)
     try:
         if not isinstance(row, dict):
             raise ContextError("expected an object")
@@ -225,3 +242,42 @@ def safety_card(
         today = datetime.now(UTC).date()
         card = card_for(load_directory(), checked_country(country), LEVELS[level], language=language, today=today)
         typer.echo(json.dumps(card.as_json(), indent=1, ensure_ascii=False) if as_json else card.text())
+
+
+@safety_app.command(name="report")
+def safety_report(
+    start: Annotated[str, typer.Option("--from", metavar="DATE", help="The first day, as 2026-11-01 (UTC).")],
+    end: Annotated[str, typer.Option("--to", metavar="DATE", help="The last day, included.")],
+    profile: Annotated[str, typer.Option(help="all, or whose law asks: ca, ny, or, wa")] = "all",
+    folder: Annotated[
+        Path | None, typer.Option(metavar="F", help="Where the counts are; default: $WARMLINE_HOME/audit.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How often somebody was shown crisis services, over some days, and under which protocol. Nothing personal.
+
+    Counts under 10 are shown as <10. A day that cannot be read is named, and the exit code is 1.
+
+    Example: warmline safety report --from 2026-11-01 --to 2026-11-30 --profile ca
+    """
+    with errors():
+        from warmline.safety.audit import report
+        from warmline.serve import safety_view
+
+        found = report(folder or audit_folder(), _day("--from", start), _day("--to", end), profile)
+        if as_json:
+            typer.echo(json.dumps(safety_view.report_as_json(found), indent=1))
+        else:
+            safety_view.show_report(found)
+        if found.broken:
+            days = ", ".join(found.broken)
+            raise failure(f"truncated or altered, so that their counts are missing: {days}", code=1)
+
+
+def _day(option: str, text: str) -> date:
+    """A date. Raises ValueError for any other way to write one than 2026-11-30."""
+    with suppress(ValueError):
+        found = date.fromisoformat(text)
+        if found.isoformat() == text:
+            return found
+    raise ValueError(f"{option} {text!r}: expected a date, as 2026-11-30")

@@ -57,6 +57,13 @@ def data_root() -> Path | None:
     return Path(configured) if configured else None
 
 
+def audit_folder() -> Path:
+    """Where `warmline chat` counts and `warmline safety report` looks."""
+    from warmline.run_dir import home
+
+    return home() / "audit"
+
+
 def companion(
     engine: "Engine",
     system_prompt: str | None,
@@ -64,18 +71,21 @@ def companion(
     country: str | None,
     safety: "SafetySettings | None" = None,
     risk_head: "RiskHead | None" = None,
+    audit: Path | None = None,
 ) -> "Setting":
     """What an engine needs to be talked to; says on standard error what the operator's settings make one say.
 
-    `country`: wins over the settings'. Raises ValueError for a country that is not two letters and for settings that
-    nobody may choose.
+    `country`: wins over the settings'. `audit`: the folder of daily counts, None for none. Raises ValueError for a
+    country that is not two letters, for settings that nobody may choose and for a policy.yaml that is altered.
     """
     from warmline.config import SafetySettings
     from warmline.dialogue.companion import Setting
     from warmline.safety.detect import load_detector
     from warmline.safety.operator_settings import chosen
+    from warmline.safety.policy import check_policy
     from warmline.safety.resources.directory import load_directory
 
+    check_policy()
     safety = safety or SafetySettings()
     parts = chosen(safety, os.environ)
     for notice in parts.notices:
@@ -91,6 +101,7 @@ def companion(
         safety.question_owner,
         parts.guards,
         risk_head,
+        audit,
     )
 
 

@@ -1,65 +1,32 @@
-"""One person's conversation: read the turn, hold its risk, show the card first, release what passed the rules."""
+"""The only door to a reply: the turn is read, the card comes first, and what passed the rules is released."""
 
-import re
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import NamedTuple
 
-from warmline.dialogue.ladder import Attempt, Overtaken, climb, reason_of
-from warmline.engine.engine import Chunk, Engine, GenerateRequest, Message, Reading, Sampling
-from warmline.safety.assess import hold, look
-from warmline.safety.detect import Detector, Observation
-from warmline.safety.disclosure import Use, due, minor_of, shown, texts_for, turned
+from warmline.dialogue.ladder import Overtaken, climb
+from warmline.dialogue.session import Heard, Session, Setting, hear, resume, since, ticked, with_readings
+from warmline.dialogue.stream import stream
+from warmline.dialogue.tally import Tally
+from warmline.engine.engine import Message, Reading
+from warmline.safety.assess import hold
+from warmline.safety.detect import Observation
+from warmline.safety.disclosure import Use, due, shown, texts_for, turned
 from warmline.safety.grammar.grammar import lark, spec_for
-from warmline.safety.guards import Guard, assess_all, with_verdicts
-from warmline.safety.head import RiskHead, with_head
 from warmline.safety.levels import Level, Reason
-from warmline.safety.policy import Plan, PolicyError, guarded, overlay_for, plan_for
+from warmline.safety.policy import Plan, check_question_policy, guarded, overlay_for, plan_for
 from warmline.safety.release import Released
 from warmline.safety.resources.card import Card, card_for
-from warmline.safety.resources.directory import Directory
-from warmline.safety.state import RiskState
-from warmline.safety.validate.context import Minor, ReplyContext, Turn, spoken
+from warmline.safety.validate.context import ReplyContext, Turn, spoken
 from warmline.safety.validate.notice import notice_for
-from warmline.safety.validate.release import Validated, release_sentence_if_valid
+from warmline.safety.validate.release import Validated
 
-HOLD = 400  # characters after which a sentence without an end is checked as it stands
-NUM_RESAMPLES = 2  # of a sentence that was refused, at the levels none and elevated
+__all__ = ["Answer", "Session", "Setting", "help_now", "respond", "resume", "told"]
+
 GROUPS = {"abuse_child": "child", "minor_signal": "child", "abuse_victim": "abuse", "eating": "eating"}
-
-_END = re.compile(r"[.!?…][\"')\]]*\s+|\n+")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What the operator chose, the same for every conversation."""
-
-    engine: Engine
-    detector: Detector
-    directory: Directory
-    system_prompt: str | None = None
-    sampling: Sampling = field(default_factory=Sampling)
-    country: str | None = None  # two letters
-    question_policy: str = "none"
-    question_owner: str = ""  # the clinician who answers for `safety_check`
-    guards: tuple[Guard, ...] = ()  # asked about the newest turn
-    risk_head: RiskHead | None = None  # of the engine's heads; None: it has none
-
-
-@dataclass
-class Session:
-    """What is remembered of a conversation while it lasts. In memory only."""
-
-    turns: list[Turn] = field(default_factory=list)  # what was said and what was released
-    state: RiskState = field(default_factory=RiskState)
-    last_at: float | None = None  # seconds, of the user's last turn
-    card_level: Level = Level.NONE  # the highest level of this episode that a card was shown for
-    minor: Minor = "unknown"
-    questions_asked: int = 0  # safety questions in this episode
-    use: Use | None = None  # since when, and what was said about talking with an AI
+NUM_JUDGED = 200  # of the newest turns that a reply is judged by: each judgement reads them all
 
 
 @dataclass(frozen=True)
@@ -74,30 +41,7 @@ class Answer:
     readings: tuple[Reading, ...] = ()
     reasons: tuple[Reason, ...] = ()
     notes: tuple[str, ...] = ()
-    degraded: frozenset[str] = frozenset()
-
-
-class _Heard(NamedTuple):
-    """A turn that was read, and what it takes to read it anew once the risk head has been heard."""
-
-    seen: Observation
-    before: RiskState  # with the turn's weak signals, its level not yet held
-    seconds: float  # since the turn before
-
-
-def resume(setting: Setting, turns: Sequence[Turn], times: Sequence[float | None] = ()) -> Session:
-    """The session after earlier turns that someone else kept: their risk is read again, nothing is generated.
-
-    `times`: seconds of each turn where known. Turns of other roles than user and assistant are left out.
-    """
-    session = Session()
-    for number, turn in enumerate(turns):
-        if turn.role == "user":
-            at = times[number] if number < len(times) else None
-            _read(setting, session, turn.content, session.last_at or 0.0 if at is None else at)
-        if turn.role in ("user", "assistant"):
-            session.turns.append(turn)
-    return session
+    degraded: frozenset[str] = frozenset()  # of audit.PARTS, and `audit`: what failed or is absent
 
 
 def respond(
@@ -105,17 +49,20 @@ def respond(
 ) -> Generator[Released | Answer, None, None]:
     """Answer one user turn: the card where the level asks for one, then released words, then the `Answer`.
 
-    `now`: seconds on any clock that does not run backwards; time.time() by default. A caller that stops halfway leaves
-    the session as the person has seen it. Raises PolicyError for a setting that nobody answers for, and nothing else:
-    whatever breaks, there is a card or a notice.
+    `now`: seconds on any clock; by default risk is held by one that nobody can set. A caller that stops halfway leaves
+    the session as the person has seen it, and the turn is counted all the same. Raises PolicyError for a setting that
+    nobody answers for, and nothing else: whatever breaks, there is a card or a notice.
     """
-    at = time.time() if now is None else now
+    check_question_policy(setting.question_policy, setting.question_owner)
+    tally = Tally(setting.audit, setting.country, setting.directory.version)
     try:
-        yield from _respond(setting, session, text, at)
-    except PolicyError:
-        raise
+        seconds = ticked(session) if now is None else since(session, now)
+        session.use = session.use and turned(session.use, time.time() if now is None else now)
+        yield from _respond(setting, session, text, seconds, tally)
     except Exception as error:  # noqa: BLE001 - the outermost line: a defect of ours must not be met with silence
-        yield from _without_a_reply(setting, session, type(error).__name__)
+        yield from _without_a_reply(setting, session, type(error).__name__, tally)
+    finally:
+        tally.keep()
 
 
 def help_now(setting: Setting, session: Session) -> Card:
@@ -140,59 +87,74 @@ def _said(session: Session) -> str:
     return "\n".join([turn.content for turn in session.turns if turn.role == "user"][-3:])
 
 
-def _respond(setting: Setting, session: Session, text: str, at: float) -> Generator[Released | Answer, None, None]:
-    turn = _read(setting, session, text, at, setting.guards)
+def _respond(
+    setting: Setting, session: Session, text: str, seconds: float, tally: Tally
+) -> Generator[Released | Answer, None, None]:
+    started = time.perf_counter()
+    turn = hear(setting, session, text, seconds, setting.guards)
+    tally.ms = {**turn.seen.ms, "detect": 1e3 * (time.perf_counter() - started)}
+    tally.degraded = frozenset({"directory"} if setting.directory.degraded else ())
     session.turns.append(Turn("user", text))
     answer = None
     while answer is None:  # again whenever the risk head raises the level, which is at most once for each
-        turn, answer = yield from _answer(setting, session, text, turn)
+        turn, answer = yield from _answer(setting, session, text, turn, tally)
     yield answer
 
 
 def _answer(
-    setting: Setting, session: Session, text: str, turn: _Heard
-) -> Generator[Released, None, tuple[_Heard, Answer | None]]:
+    setting: Setting, session: Session, text: str, turn: Heard, tally: Tally
+) -> Generator[Released, None, tuple[Heard, Answer | None]]:
     """Answer by the plan of the turn's level. No answer where the risk head called for a higher one before a word of the
     reply was released: the turn that comes back has that level."""
     level = max(session.state.floor, turn.seen.level)
     domains = session.state.domains | turn.seen.domains
     plan = _plan(setting, session, turn.seen, level)
+    tally.reads(turn.seen, level, session.state.floor, domains)
     card = _card(setting, session, level, domains, text) if plan.card in ("first", "full") else None
-    if card is not None and level > session.card_level:
+    is_new = card is not None and level > session.card_level
+    tally.shows(plan.card if card is None or is_new else "pinned")
+    if card is not None and is_new:
         session.card_level = level
         yield card
-    context = _context(session, domains, level, text, plan)
+    context = _context(session, domains, level, text, plan, strict="guarded" in turn.seen.degraded)
+    tally.language = context.lang
     pieces: list[Validated] = []
 
     def overtaken(readings: tuple[Reading, ...]) -> bool:
-        return _with_head(setting, turn, readings).level > level
+        return with_readings(setting, turn, readings).level > level
 
     try:
-        attempt = yield from _speak(setting, session, plan, context, pieces, overtaken)
+        yield from _speak(setting, session, plan, context, pieces, tally, overtaken)
     finally:  # someone who goes away has seen what was released until then
         reply = " ".join(pieces)
         if pieces:
             session.turns.append(Turn("assistant", reply))
             session.questions_asked += "?" in reply and level >= Level.HIGH
-    seen = _with_head(setting, turn, attempt.readings)
+            tally.spoke = True
+        tally.degraded |= tally.attempt.degraded
+    seen = with_readings(setting, turn, tally.attempt.readings)
     if seen.level != turn.seen.level:  # a lower one counts from the next turn on: with this one the card has come
         session.state = hold(turn.before, seen, turn.seconds)
     if seen.level > level and not pieces:
         return turn._replace(seen=seen), None
+    tally.reads(seen, level, session.state.floor, domains)
     if not pieces:
+        if card is None and "validators" in tally.degraded:  # nothing can be checked: people are shown instead
+            card = _card(setting, session, level, domains, text)
+            tally.shows("first")
+            yield card
         yield notice_for("no_reply_with_card" if card else "no_reply", context.lang)
-    source = attempt.source if pieces else "notice"
-    found = (attempt.readings, seen.reasons, attempt.notes, seen.degraded)
-    return turn, Answer(level, domains, source, reply, card, *found)
+    source = tally.attempt.source if pieces else "notice"
+    return turn, _answered(tally, level, domains, source, reply, card)
 
 
-def _with_head(setting: Setting, turn: _Heard, readings: tuple[Reading, ...]) -> Observation:
-    """What the turn shows, the risk head's reading included."""
-    if setting.risk_head is None:
-        return turn.seen
-    risk = next((reading for reading in readings if reading.head == "risk"), None)
-    labels, values = ((), ()) if risk is None else (risk.labels, risk.values)
-    return with_head(turn.seen, turn.before.floor, setting.risk_head, labels, values)
+def _answered(
+    tally: Tally, level: Level, domains: frozenset[str], source: str, reply: str, card: Card | None
+) -> Answer:
+    """The turn's `Answer`; whatever it holds, the turn is counted first."""
+    degraded = tally.degraded if tally.keep() else tally.degraded | {"audit"}
+    attempt = tally.attempt
+    return Answer(level, domains, source, reply, card, attempt.readings, tally.seen.reasons, attempt.notes, degraded)
 
 
 def _speak(
@@ -201,47 +163,40 @@ def _speak(
     plan: Plan,
     context: ReplyContext,
     pieces: list[Validated],
+    tally: Tally,
     overtaken: Overtaken,
-) -> Generator[Validated, None, Attempt]:
-    """The reply, whole or sentence by sentence as the plan says; `pieces` holds what was released."""
+) -> Generator[Validated, None, None]:
+    """The reply, whole or sentence by sentence as the plan says; `pieces` holds what was released, `tally` how."""
     messages = _messages(setting, session, plan, context)
+    engine, sampling = setting.engine, setting.sampling
     if plan.release != "whole":
-        return (yield from _stream(setting, messages, plan, context, pieces, overtaken))
-    grammar = _grammar(session, context)
-    attempt = climb(setting.engine, messages, plan, context, setting.sampling, grammar, overtaken)
-    if attempt.reply is not None:
-        pieces.append(attempt.reply)
-        yield attempt.reply
-    return attempt
+        tally.attempt = yield from stream(engine, messages, plan, context, sampling, pieces, overtaken)
+        return
+    started = time.perf_counter()
+    tally.attempt = climb(engine, messages, plan, context, sampling, _grammar(session, context), overtaken)
+    spent = 1e3 * (time.perf_counter() - started)  # not of a stream: its reader's time would be in it
+    tally.ms["generate"] = tally.ms.get("generate", 0.0) + spent
+    if tally.attempt.reply is not None:
+        pieces.append(tally.attempt.reply)
+        yield tally.attempt.reply
 
 
-def _without_a_reply(setting: Setting, session: Session, why: str) -> Generator[Released | Answer, None, None]:
+def _without_a_reply(
+    setting: Setting, session: Session, why: str, tally: Tally
+) -> Generator[Released | Answer, None, None]:
     """What is left when a part of ours has failed: the card, if it can be had, and the app's own words."""
     level, card = max(session.state.floor, Level.ELEVATED), None
     with suppress(Exception):
         card = help_now(setting, session)
+    tally.level, tally.floor, tally.domains = level, session.state.floor, session.state.domains
+    if card is not None and tally.card in ("none", "chip"):
+        tally.card = "first"
+    tally.degraded |= {"companion"}
     if card is not None:
         yield card
     yield notice_for("no_reply_with_card" if card else "no_reply", "en")
-    degraded = frozenset({"companion"})
+    degraded = tally.degraded if tally.keep() else tally.degraded | {"audit"}
     yield Answer(level, session.state.domains, "notice", "", card, notes=(f"a part failed: {why}",), degraded=degraded)
-
-
-def _read(setting: Setting, session: Session, text: str, at: float, guards: Sequence[Guard] = ()) -> _Heard:
-    """What the turn shows before the model is asked; the session's state goes on."""
-    said = [turn.content for turn in session.turns if turn.role == "user"]
-    question = session.turns[-1].content if session.turns and session.turns[-1].role == "assistant" else ""
-    seconds = 0.0 if session.last_at is None else at - session.last_at
-    before, seen = look(session.state, text, setting.detector, said, question)
-    # A guard that could not raise what the rules have seen already is not sent those words.
-    seen = with_verdicts(seen, assess_all([guard for guard in guards if guard.highest > seen.level], text))
-    session.state = hold(before, seen, seconds)
-    session.last_at = at
-    session.use = session.use and turned(session.use, at)
-    session.minor = minor_of(text, session.minor)
-    if session.state.episode != before.episode or session.state.floor < Level.HIGH:
-        session.card_level, session.questions_asked = Level.NONE, 0
-    return _Heard(seen, before, seconds)
 
 
 def _plan(setting: Setting, session: Session, seen: Observation, level: Level) -> Plan:
@@ -275,16 +230,20 @@ def _today() -> date:
     return datetime.now(UTC).date()
 
 
-def _context(session: Session, domains: frozenset[str], level: Level, text: str, plan: Plan) -> ReplyContext:
+def _context(
+    session: Session, domains: frozenset[str], level: Level, text: str, plan: Plan, *, strict: bool
+) -> ReplyContext:
+    """`strict`: nothing read the turn, so that the reply is judged as if methods had been asked for."""
     replies = tuple(turn.content for turn in session.turns if turn.role == "assistant")
     return ReplyContext(
         level=level,
         domains=domains,
-        turns=tuple(session.turns),
+        turns=tuple(session.turns[-NUM_JUDGED:]),
         lang=spoken(text),
         minor=session.minor,
         question_policy="safety_check" if level >= Level.HIGH and plan.max_questions else "none",
         previous_replies=replies[-3:],
+        overlays=frozenset({"method_seeking"}) if strict else frozenset(),
     )
 
 
@@ -315,69 +274,3 @@ def _grammar(session: Session, context: ReplyContext) -> str:
             follow_up=follow_up,
         )
     )
-
-
-def _stream(
-    setting: Setting,
-    messages: tuple[Message, ...],
-    plan: Plan,
-    context: ReplyContext,
-    pieces: list[Validated],
-    overtaken: Overtaken,
-) -> Generator[Validated, None, Attempt]:
-    """Sentence by sentence: each is held until it has passed. A refused one is drawn again, then the reply ends there.
-
-    Returns the attempt; `pieces` holds what was released: nothing, if the heads call for another plan.
-    """
-    readings: tuple[Reading, ...] = ()
-    notes: tuple[str, ...] = ()
-    sampling = replace(setting.sampling, temperature=plan.temperature)
-    for draw in range(1 + NUM_RESAMPLES):
-        seed = None if sampling.seed is None else sampling.seed + draw
-        request = GenerateRequest(messages, replace(sampling, seed=seed), prefill=_so_far(pieces))
-        refused = False
-        try:
-            with closing(_sentences(setting.engine.generate(request))) as sentences:
-                for sentence, read, noted in sentences:
-                    readings, notes = readings or read, notes or noted
-                    if read and not pieces and overtaken(readings):
-                        return Attempt(None, "model", readings, notes)
-                    released = release_sentence_if_valid(sentence, _so_far(pieces), context) if sentence else None
-                    if released is not None:
-                        pieces.append(released)
-                        yield released
-                    elif sentence:
-                        refused = True
-                        break
-        except Exception as error:  # noqa: BLE001 - whatever an engine raises, what was released stands
-            notes = (*notes, reason_of(error))
-            break
-        if not refused:
-            break
-    return Attempt(None, "model", readings, notes)
-
-
-def _so_far(pieces: Sequence[str]) -> str:
-    return " ".join(pieces)
-
-
-def _sentences(chunks: Iterator[Chunk]) -> Generator[tuple[str, tuple[Reading, ...], tuple[str, ...]], None, None]:
-    """Whole sentences as they are complete, with readings and notes; the last without waiting for its end."""
-    buffer = ""
-    try:
-        for chunk in chunks:
-            buffer += chunk.text
-            if chunk.readings or chunk.notes:
-                yield "", chunk.readings, chunk.notes
-            while found := _END.search(buffer):
-                sentence, buffer = buffer[: found.end()].strip(), buffer[found.end() :]
-                yield sentence, (), ()
-            if len(buffer) > HOLD:
-                sentence, buffer = buffer.strip(), ""
-                yield sentence, (), ()
-        if buffer.strip():
-            yield buffer.strip(), (), ()
-    finally:
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            close()

@@ -2,7 +2,9 @@
 
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -28,6 +30,13 @@ def never(_: tuple[Reading, ...]) -> bool:
     return False
 
 
+class TooLateError(EngineError):
+    """The time for a reply is over."""
+
+    def __init__(self) -> None:
+        super().__init__("the reply took too long")
+
+
 @dataclass(frozen=True)
 class Attempt:
     """What the ladder gave: a reply and the tier that it came from, or none."""
@@ -38,6 +47,7 @@ class Attempt:
     notes: tuple[str, ...] = ()
     num_candidates: int = 0
     broken: tuple[str, ...] = ()  # rules that candidates broke, one entry a candidate and rule
+    degraded: frozenset[str] = frozenset()  # of engine, deadline, validators
 
 
 @dataclass
@@ -52,13 +62,17 @@ class _Climb:
     ends: float  # on the monotonic clock
     candidates: list[str]
     broken: list[str]
+    degraded: set[str]
     overtaken: Overtaken = never
     readings: tuple[Reading, ...] = ()
     notes: tuple[str, ...] = ()
     is_overtaken: bool = False
 
     def out_of_time(self) -> bool:
-        return time.monotonic() >= self.ends
+        """Whether the tier that asks must stop; that one had to is remembered."""
+        late = time.monotonic() >= self.ends
+        self.degraded |= {"deadline"} if late else set()
+        return late
 
 
 def climb(
@@ -77,7 +91,7 @@ def climb(
     """
     limited = replace(sampling, temperature=plan.temperature, max_new_tokens=plan.max_new_tokens)
     ends = time.monotonic() + plan.deadline_s
-    state = _Climb(engine, tuple(messages), plan, context, limited, ends, [], [], overtaken)
+    state = _Climb(engine, tuple(messages), plan, context, limited, ends, [], [], set(), overtaken)
     tiers: dict[str, Callable[[], Validated | None]] = {
         "model": lambda: _best(state, _sample(state, state.messages, plan.num_candidates)),
         "rewrite": lambda: _rewrite(state),
@@ -93,6 +107,7 @@ def climb(
             reply = tiers[tier]()
         except Exception as error:  # noqa: BLE001 - whatever an engine raises, the tiers below it still speak
             state.notes = (*state.notes, f"{tier}: {reason_of(error)}")
+            state.degraded.add(fault_of(error))
             continue
         if reply is not None:
             return _attempt(state, reply, tier)
@@ -100,12 +115,30 @@ def climb(
 
 
 def reason_of(error: Exception) -> str:
-    """Why an engine failed, for a note: its own words, or the error's kind where the words could quote somebody."""
-    return str(error) if isinstance(error, EngineError) else type(error).__name__
+    """Why an engine failed, for a note: our own layers' words, up to the first colon; of any other error its kind
+    alone, because the words of a server, a library or somebody else's engine could quote the conversation."""
+    places = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    raised_in = places[-1].f_globals.get("__name__", "") if places else ""
+    is_own = isinstance(error, EngineError) and raised_in.startswith(("warmline.engine.", "warmline.dialogue."))
+    return str(error).partition(": ")[0] if is_own else type(error).__name__
+
+
+def hang_up(chunks: Iterator[Chunk]) -> None:
+    """End a stream: a generator that is only dropped would keep its server busy. What it says on its way out is dropped."""
+    close = getattr(chunks, "close", None)
+    if close is not None:
+        with suppress(Exception):
+            close()
+
+
+def fault_of(error: Exception) -> str:
+    """The part that an error of a tier is put down to."""
+    return "deadline" if isinstance(error, TooLateError) else "engine"
 
 
 def _attempt(state: _Climb, reply: Validated | None, source: str) -> Attempt:
-    return Attempt(reply, source, state.readings, state.notes, len(state.candidates), tuple(state.broken))
+    broken, degraded = tuple(state.broken), frozenset(state.degraded)
+    return Attempt(reply, source, state.readings, state.notes, len(state.candidates), broken, degraded)
 
 
 def _sample(state: _Climb, messages: Sequence[Message], count: int, max_new_tokens: int | None = None) -> list[str]:
@@ -142,9 +175,7 @@ def _collect(state: _Climb, chunks: Iterator[Chunk]) -> list[str]:
             if state.is_overtaken or state.out_of_time():
                 return []
     finally:
-        close = getattr(chunks, "close", None)
-        if close is not None:  # a generator that is only dropped would keep its server busy
-            close()
+        hang_up(chunks)
     return [texts[index].strip() for index in sorted(texts)]
 
 
@@ -162,6 +193,7 @@ def _best(state: _Climb, texts: Sequence[str]) -> Validated | None:
     for text in texts:
         verdict = validate(text, state.context)
         state.broken += verdict.violations
+        state.degraded |= {"validators"} if verdict.degraded else set()
         if verdict.passed:
             words = len(text.split())
             strays = max(IDEAL_WORDS[0] - words, words - IDEAL_WORDS[1], 0)
@@ -227,9 +259,6 @@ def _guided(state: _Climb, grammar: str) -> Validated | None:
     )  # the last tier that speaks gets its own time
     free = replace(state.sampling, temperature=GUIDED_TEMPERATURE, top_p=1.0, max_new_tokens=GUIDED_TOKENS)
     request = GenerateRequest(state.messages, free, constraint=grammar)
-    for text in _collect(state, state.engine.generate(request)):
-        state.candidates.append(text)
-        reply = release_if_valid(text, state.context)
-        if reply is not None:
-            return reply
-    return None
+    texts = _collect(state, state.engine.generate(request))
+    state.candidates += texts
+    return _best(state, texts)

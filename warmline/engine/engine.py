@@ -8,7 +8,11 @@ Capability = Literal["logits", "heads", "n", "grammar"]
 
 
 class EngineError(ValueError):
-    """An engine could not do what was asked; the message is for the user."""
+    """An engine could not do what was asked; the message is for whoever runs it.
+
+    Up to the first colon and space it is this layer's own words, which may be shown to whoever talks. Behind them may
+    stand what a server or a library answered, which could quote the conversation.
+    """
 
 
 class Message(NamedTuple):

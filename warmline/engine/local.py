@@ -172,7 +172,7 @@ class LocalEngine:
         try:
             begin, end = answer_span(encoding["offset_mapping"], len(prompt), len(prompt) + len(reply))
         except TemplateError as error:
-            raise EngineError(str(error)) from None
+            raise EngineError(f"the reply cannot be scored: {error}") from None
         ids = encoding["input_ids"]
         if ids[:begin] != prompt_ids:
             raise EngineError("the tokenizer reads the prompt otherwise once the reply is known")
@@ -183,7 +183,7 @@ class LocalEngine:
         try:
             return render(self._tokenizer, as_dicts, add_generation_prompt=add_generation_prompt)
         except TemplateError as error:
-            raise EngineError(str(error)) from None
+            raise EngineError(f"the conversation cannot be rendered: {error}") from None
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]

@@ -43,7 +43,7 @@ def assess(turns: Sequence[Mapping[str, object]], detector: Detector | None = No
     said: list[str] = []
     question, before_t = "", None
     for turn in list(turns)[-NUM_TURNS:]:
-        role, content = turn.get("role"), turn.get("content")
+        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
         if not isinstance(content, str) or not isinstance(role, str):
             raise TurnError("a turn needs a role and content, both text")
         if role != "user":
@@ -51,7 +51,8 @@ def assess(turns: Sequence[Mapping[str, object]], detector: Detector | None = No
             continue
         t = clock_of(turn)
         seconds = t - before_t if t is not None and before_t is not None else 0.0
-        before_t = before_t if t is None else t
+        if t is not None:  # a clock that jumps back passes no time, nor does its way forward to where it has been
+            before_t = t if before_t is None else max(before_t, t)
         state, last = step(state, content, detector, said, question, seconds)
         said.append(content)
         question = ""
@@ -72,7 +73,10 @@ def assess(turns: Sequence[Mapping[str, object]], detector: Detector | None = No
 def clock_of(turn: Mapping[str, object]) -> float | None:
     """A turn's time stamp in seconds; None for one that is absent, no number or not finite: no time passes then."""
     t = turn.get("t")
-    return float(t) if isinstance(t, int | float) and math.isfinite(t) else None
+    try:
+        return float(t) if isinstance(t, int | float) and math.isfinite(t) else None
+    except OverflowError:  # a whole number of 400 digits
+        return None
 
 
 def step(

@@ -16,7 +16,7 @@ from warmline.run_dir import write_json
 from warmline.safety.levels import DOMAINS, Level
 
 VERSION = 1  # of the day files
-LOCK_S, POLL_S = 2.0, 0.002  # how long a count waits for another process, and how often it looks
+LOCK_S, POLL_S = 0.5, 0.002  # how long a count waits for another process, and how often it looks
 PUBLIC_FROM = 10  # smaller counts could point at somebody
 
 CARDS = ("none", "chip", "first", "full", "pinned")  # pinned: it was shown before and still is, which counts no more
@@ -24,10 +24,33 @@ REFERRALS = frozenset({"first", "full"})  # cards by which somebody was newly re
 LANGUAGES = ("en", "es", "fr", "de", "pt", "hi-Latn", "other")
 SOURCES = ("model", "rewrite", "slots", "guided", "notice")
 PARTS = (
-    *("rules", "linear", "guarded", "input", "head", "state", "validators", "policy", "engine", "deadline"),
-    *("directory", "disclosure", "store", "language"),
+    *(
+        "rules",
+        "linear",
+        "recurrent",
+        "rules_slow",
+        "linear_slow",
+        "recurrent_slow",
+        "guarded",
+        "input",
+        "guard",
+        "head",
+        "state",
+    ),
+    *(
+        "validators",
+        "policy",
+        "engine",
+        "deadline",
+        "directory",
+        "disclosure",
+        "store",
+        "language",
+        "companion",
+        "other",
+    ),
 )
-PHASES = ("detect", "rules", "linear", "head", "generate", "validate", "total")
+PHASES = ("detect", "rules", "linear", "recurrent", "head", "generate", "validate", "total")
 VALIDATORS = frozenset(
     "probing_question invalidating fabricated_memory directive_or_actionable_advice method_information diagnosis "
     "missing_acknowledgement missing_emotion_name missing_support_encouragement multiple_escalations "
@@ -73,7 +96,7 @@ class Event:
     degraded: frozenset[str]  # of PARTS: what failed or is absent
     ms: tuple[tuple[str, float], ...]  # of PHASES: milliseconds
     policy: str  # versions, as dates
-    directory: str
+    directory: str  # or `fallback`
 
     def __post_init__(self) -> None:
         for name, holds in _checks(self):
@@ -85,7 +108,7 @@ class Event:
 class Report:
     """What an operator may publish for some days. Nothing personal."""
 
-    profile: str
+    profile: str  # of PROFILES, or `all`
     start: date
     end: date  # inclusive
     policies: tuple[str, ...]  # versions of the protocol that were in use
@@ -133,10 +156,13 @@ def read_day(file: Path) -> Counter[str]:
 def report(folder: Path, start: date, end: date, profile: str) -> Report:
     """The counts of the days from `start` to `end`. Counts below 10 are `<10`. A broken day is named, not fatal.
 
-    Raises AuditError for an unknown profile or an end before the start, OSError for a folder that cannot be read.
+    `profile`: of PROFILES, or `all`: every card with crisis services. Raises AuditError for an unknown one, for an end
+    before the start and for a folder that does not exist, OSError for one that cannot be read.
     """
-    if profile not in PROFILES:
-        raise AuditError(f"profile is {profile!r}; it is one of {', '.join(PROFILES)}")
+    if profile not in ("all", *PROFILES):
+        raise AuditError(f"profile is {profile!r}; it is one of all, {', '.join(PROFILES)}")
+    if not folder.is_dir():
+        raise AuditError(f"{folder} is no folder: nothing was counted there")
     if end < start:
         raise AuditError(f"the report would end on {end}, before it starts on {start}")
     total, num_days, broken = Counter[str](), 0, []
@@ -165,8 +191,8 @@ def prune(folder: Path, keep_days: int, today: date) -> tuple[str, ...]:
 
 
 def days(folder: Path) -> Iterator[tuple[date, Path]]:
-    """The day files of a folder, oldest first; none where there is no folder."""
-    for file in sorted(folder.glob("*.json")):
+    """The day files of a folder, oldest first; none where there is no folder. Raises OSError if it cannot be read."""
+    for file in sorted(folder.iterdir()) if folder.is_dir() else []:
         named = _DAY_FILE.fullmatch(file.name)
         if named:
             try:
@@ -214,8 +240,8 @@ def _checks(event: Event) -> Iterator[tuple[str, bool]]:
         yield name, type(value) is frozenset and all(_is_of(each, known) for each in value)
     for name, known in (("language", LANGUAGES), ("card", CARDS), ("source", SOURCES)):
         yield name, _is_of(getattr(event, name), known)
-    for name in ("policy", "directory"):
-        yield name, _is_like(getattr(event, name), _VERSION)
+    yield "policy", _is_like(event.policy, _VERSION)
+    yield "directory", _is_like(event.directory, _VERSION) or _is_of(event.directory, ("fallback",))
     yield "rules", type(event.rules) is tuple and all(_is_like(each, _RULE) for each in event.rules)
     yield "country", event.country is None or _is_like(event.country, _COUNTRY)
     yield "num_candidates", _is_count(event.num_candidates) and event.num_candidates < 100

@@ -23,6 +23,7 @@ LONG, PASSAGE, FEWEST = 40, 25, 8  # words: of a message whose passages are read
 SHORT = 12  # words of a turn that may be part of a statement split over turns
 RECURRENT_SHARE = 0.5  # of the recurrent model in the sum of both
 NUM_JOINED = 3  # newest turns that such a statement is looked for in
+SLOW_MS = 200.0  # of CPU time, for one part and one turn: a busy machine is no fault of a part
 Result = TypeVar("Result")
 
 
@@ -127,7 +128,7 @@ def observe(text: str, detector: Detector, before: Sequence[str] = (), question:
     """What one user turn shows. `before`: the user's turns so far; `question`: the companion's words just before it.
 
     A part that raises is left out and named in `degraded`; without the rules, which the models read too, the level is
-    `elevated`.
+    `elevated`. One that was slow is named there (`rules_slow`) and counts: nothing cuts it off.
     """
     degraded: set[str] = set()
     ms: dict[str, float] = {}
@@ -138,12 +139,13 @@ def observe(text: str, detector: Detector, before: Sequence[str] = (), question:
         lacking = frozenset({*degraded, "guarded"})
         return Observation(Level.ELEVATED, 0.5, degraded=lacking, ms=ms, settled=Level.ELEVATED)
     p_K = mixed(linear_WK, recurrent_WK, detector.calibration)
-    return replace(fuse(reading, p_K, detector), degraded=frozenset(degraded), ms=ms)
+    working = detector if linear_WK is not None else replace(detector, linear=None)
+    return replace(fuse(reading, p_K, working), degraded=frozenset(degraded), ms=ms)
 
 
 def _guarded(name: str, degraded: set[str], ms: dict[str, float], part: Callable[[], Result]) -> Result | None:
     """What the part gives; None when it raises or gives no number. A detector must never take the reply with it."""
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), time.thread_time()
     try:
         result = part()
         if isinstance(result, np.ndarray) and not np.isfinite(result).all():
@@ -152,6 +154,8 @@ def _guarded(name: str, degraded: set[str], ms: dict[str, float], part: Callable
         degraded.add(name)
         return None
     ms[name] = 1e3 * (time.perf_counter() - started)
+    if 1e3 * (time.thread_time() - spent) > SLOW_MS:
+        degraded.add(f"{name}_slow")
     return result
 
 

@@ -60,6 +60,21 @@ def check_question_policy(question_policy: str, owner: str) -> None:
         )
 
 
+def check_policy() -> None:
+    """Raises PolicyError for a policy.yaml that cannot be read or is altered: before the first turn, not in one."""
+    try:
+        for level in Level:
+            for device in ("cpu", "gpu"):
+                plan_for(level, DOMAINS, device=device)
+            for minor in ("yes", "no", "unknown"):
+                overlay_for(level, DOMAINS, minor, max_questions=0)
+        overlay_for(Level.HIGH, DOMAINS, "unknown", max_questions=1)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, PolicyError):
+            raise
+        raise PolicyError(f"policy.yaml is altered: {type(error).__name__}: {error}") from None
+
+
 def plan_for(
     level: Level,
     domains: Collection[str] = (),
@@ -129,8 +144,14 @@ def _with_additions(plan: Plan, additions: Mapping[str, Any]) -> Plan:
 
 @cache
 def _table() -> Mapping[str, Any]:
-    text = files("warmline.safety").joinpath("policy.yaml").read_text(encoding="utf-8")
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    try:
+        text = files("warmline.safety").joinpath("policy.yaml").read_text(encoding="utf-8")
+        table = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise PolicyError(f"policy.yaml cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(table, Mapping):
+        raise PolicyError("policy.yaml is no mapping")
+    return table
 
 
 @cache

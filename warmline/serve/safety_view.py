@@ -1,8 +1,9 @@
-"""The red-team set's figures as tables."""
+"""The red-team set's figures and the audit's report as tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from warmline.safety.audit import Report
 from warmline.safety.redteam.score import Figures, Rate, Scored, figures, groups
 from warmline.serve.tables import print_table, stdout_console
 
@@ -78,4 +79,30 @@ def _json(each: Figures) -> dict[str, object]:
     return {
         name: {"value": rate.value if rate.total else None, "interval": rate.interval, "n": rate.total}
         for name, rate in each._asdict().items()
+    }
+
+
+def show_report(report: Report) -> None:
+    """Print an audit's report as a small table."""
+    rows = [
+        ["times crisis services were newly shown", str(report.referrals)],
+        ["replies", str(report.replies)],
+        ["days with counts", str(report.num_days)],
+        ["protocol version", ", ".join(report.policies) or "-"],
+    ]
+    title = f"{report.start} to {report.end}, profile {report.profile}"
+    print_table(stdout_console(), title, ("",), ("",), rows)
+
+
+def report_as_json(report: Report) -> dict[str, object]:
+    """The same for programs. A count under 10 is the text `<10`."""
+    return {
+        "profile": report.profile,
+        "from": report.start.isoformat(),
+        "to": report.end.isoformat(),
+        "referrals": report.referrals,
+        "replies": report.replies,
+        "days": report.num_days,
+        "policy_versions": [*report.policies],
+        "broken_days": [*report.broken],
     }

@@ -86,6 +86,7 @@ def spec_for(
     return Spec(theme, slots, tuple(frames), feelings, is_child)
 
 
+@lru_cache(maxsize=64)  # a conversation asks for few, each takes tens of milliseconds
 def lark(spec: Spec) -> str:
     """The grammar in the Lark syntax of llguidance: a slot is one terminal, so that no sentence is cut too early."""
     trees, choices = _trees(spec), dict[str, str]()

@@ -91,9 +91,11 @@ def compiled(where: str, lines: list[str], macros: Mapping[str, str]) -> re.Patt
 
 def found(view: View, phrases: Phrases, *, quotes_count: bool = True) -> Iterator[Span]:
     """Where a rule's phrases stand, unless negated, allowed or (when quotes do not count) quoted."""
-    allowed = [*view.find(phrases.allow)]
+    allowed: list[Span] | None = None  # looked for once there is something to allow
     for pattern, kind in ((phrases.plain, ""), (phrases.always, "!"), (phrases.at_start, "^")):
-        for span in view.find(pattern):
+        for span in () if pattern is NOTHING else view.find(pattern):
+            if allowed is None:
+                allowed = [*view.find(phrases.allow)]
             if any(span.first < other.last and other.first < span.last for other in allowed):
                 continue
             if (kind != "!" and view.is_negated(span.first)) or (

@@ -26,7 +26,7 @@ class Verdict:
         """Whether no hard rule is broken."""
         return not self.violations
 
-    def as_json(self, case_id: str | None) -> dict[str, Any]:
+    def as_json(self, case_id: str | int | float | None) -> dict[str, Any]:
         """A line of `safety validate`."""
         spans = [{"rule": each.rule, "start": each.start, "end": each.end} for each in self.spans]
         return {"id": case_id, "violations": [*self.violations], "soft": [*self.soft], "spans": spans}

@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -142,13 +142,14 @@ def read(text: str) -> View:
     return _view(words, places, before, quoted, marks)
 
 
-def plain_with_places(text: str) -> tuple[str, list[int], list[int]]:
+@lru_cache(maxsize=8)  # as for `read`: several rules ask for it
+def plain_with_places(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
     """The plain text, and for each of its characters the start and end of what it stands for in the original.
 
     A word whose characters cannot be told apart (normalisation joined some) maps as a whole.
     """
     if text.isascii():
-        return text.lower(), list(range(len(text))), list(range(1, len(text) + 1))
+        return text.lower(), range(len(text)), range(1, len(text) + 1)
     parts: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
@@ -193,7 +194,7 @@ def _written_out(token: str) -> list[str]:
     return [part for part in token.split("'") if part]
 
 
-def _mark(token: str, found: re.Match[str], spelled: str, text: str, starts: list[int], words: list[str]) -> str:
+def _mark(token: str, found: re.Match[str], spelled: str, text: str, starts: Sequence[int], words: list[str]) -> str:
     """What a mark between words does: `|` ends a sentence, `;` a clause, `,` perhaps; `` nothing."""
     if token[0] in ".…":
         return _stop(token, found.end(), spelled, text, starts, words)
@@ -204,7 +205,7 @@ def _mark(token: str, found: re.Match[str], spelled: str, text: str, starts: lis
     return STOP if token[0] in "!?؟‽⁇\n" else ";"
 
 
-def _stop(token: str, end: int, spelled: str, text: str, starts: list[int], words: list[str]) -> str:
+def _stop(token: str, end: int, spelled: str, text: str, starts: Sequence[int], words: list[str]) -> str:
     """A full stop inside `3.5` or after `dr` does nothing; `... and` parts clauses only."""
     after = spelled[end : end + 1]
     if after and not (after.isspace() or after in "\"')*_"):
