@@ -36,7 +36,7 @@ def test_random_logits_give_valid_and_different_replies() -> None:
 def test_so_does_the_whole_ladder() -> None:
     replies = guided.converse(0, 1, only_guided=False)
     found = guided.figures(replies)
-    assert found.num_replies == NUM_LADDER
+    assert 1 < found.num_replies <= NUM_LADDER  # at high or above, which the detector decides
     assert (found.num_missing, found.num_broken, found.num_marks) == (0, 0, 0), found.rules
 
 
