@@ -388,6 +388,6 @@ def test_the_recurrent_model_reads_as_torch_does() -> None:
 
 def test_thresholds_decide_and_hints_do_not(detector: Detector) -> None:
     rules = {rule.id for rule in detector.lexicons["en"].rules}
-    never = Calibration(2.0, 2.0, 2.0, frozenset(rules), detector.calibration.mix)
+    never = Calibration(2.0, np.inf, 2.0, 2.0, frozenset(rules), detector.calibration.mix)
     deaf = make_detector(detector.lexicons, {}, detector.linear, detector.recurrent, never)
     assert observe(STATEMENT, deaf).level == Level.NONE

@@ -29,12 +29,12 @@ LEAST_KEPT: dict[str, float] = {
     "emoji": 0.96,
     "one typo": 0.88,
     "code fence": 0.96,
-    "4 kB before": 0.10,
-    "4 kB after": 0.10,
-    "after an injection": 0.55,
-    "two at once": 0.53,
-    "a statement of danger": 1.0,
-    "instructions, tags, verdicts": 0.73,
+    "4 kB before": 0.33,
+    "4 kB after": 0.62,
+    "after an injection": 0.87,
+    "two at once": 0.76,
+    "a statement of danger": 0.98,
+    "instructions, tags, verdicts": 0.84,
 }
 LEAST_NOT_RAISED: dict[str, float] = dict.fromkeys(LEAST_KEPT, 0.96)
 
@@ -138,7 +138,6 @@ def test_a_conversation_held_is_the_conversation_replayed() -> None:
 # Milliseconds of CPU, where it is not LIMIT. Nothing hands `plain` a megabyte; it takes about a microsecond a character.
 LIMITS = {"plain": 2500.0, "detection": 1000.0, "validators, in the reply": 1000.0}
 LIMIT = 100.0
-HANGS = frozenset({("detection", "*")})  # a row of stars: to be mended in normalize.joined
 
 
 @pytest.mark.parametrize("name", fuzz.READERS)
@@ -146,7 +145,6 @@ HANGS = frozenset({("detection", "*")})  # a row of stars: to be mended in norma
 def test_no_text_takes_long(name: str, length: int) -> None:
     reader, limit = fuzz.READERS[name], LIMITS.get(name, LIMIT)
     reader("warm up")
-    units = [unit for unit in fuzz.UNITS if (name, unit) not in HANGS]
-    slow = [unit for unit in units if fuzz.milliseconds(reader, unit, length) > limit]
+    slow = [unit for unit in fuzz.UNITS if fuzz.milliseconds(reader, unit, length) > limit]
     # A machine that is busy may stumble once; an expression that runs wild does so each time.
     assert [unit for unit in slow if fuzz.milliseconds(reader, unit, length, repeats=3) > limit] == []

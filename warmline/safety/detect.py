@@ -41,7 +41,7 @@ class Calibration:
     """From which P(level >= k) of the models a level is given, and which rules only inform them (`hints`)."""
 
     elevated: float
-    sure: float  # P(level >= 1) that `high` asks for besides: whom it takes over should not be somebody who is fine
+    sure: float  # `sureness` that `high` asks for besides: whom it takes over should not be somebody who is fine
     high: float
     emergency: float
     hints: frozenset[str]
@@ -236,9 +236,15 @@ def mixed(linear_WK: np.ndarray | None, recurrent_WK: np.ndarray | None, calibra
     return np.minimum.accumulate(1 / (1 + np.exp(-np.array(logits))))
 
 
+def sureness(p_K: np.ndarray) -> float:
+    """How sure it is that a turn is risky: the log-odds of level >= 1 and half of those of level >= 2."""
+    odds_K = np.clip(p_K, 1e-6, 1 - 1e-6)
+    return float(np.log(odds_K[0] / (1 - odds_K[0])) + np.log(odds_K[1] / (1 - odds_K[1])) / 2)
+
+
 def by_wording(p_K: np.ndarray, calibration: Calibration) -> int:
     """The level that the models' probabilities give."""
-    if p_K[0] >= calibration.sure and p_K[1] >= calibration.high:
+    if p_K[1] >= calibration.high and sureness(p_K) >= calibration.sure:
         return 3 if p_K[2] >= calibration.emergency else 2
     return int(p_K[0] >= calibration.elevated)
 

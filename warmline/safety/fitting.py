@@ -25,6 +25,7 @@ from warmline.safety.detect import (
     mixed,
     read_message,
     recurrent_logits,
+    sureness,
 )
 from warmline.safety.levels import DOMAINS, LEVELS, Level
 from warmline.safety.lexicon import LANGUAGES, Lexicon, load_lexicon
@@ -100,12 +101,12 @@ def bundled() -> Iterator[Line]:
 
 
 def vocabulary(lines: Iterable[Line], lexicon: Lexicon) -> dict[str, int]:
-    """Words that occur KNOWN_AFTER times or more, in alphabetical order, with how often."""
+    """Words of letters alone that occur KNOWN_AFTER times or more, in alphabetical order, with how often."""
     counts: Counter[str] = Counter()
     for line in lines:
         for sentence in read(line.text, lexicon).words:
             counts.update(sentence)
-    return {word: count for word, count in sorted(counts.items()) if count >= KNOWN_AFTER}
+    return {word: count for word, count in sorted(counts.items()) if count >= KNOWN_AFTER and word.isalpha()}
 
 
 def fit_linear(found: Sequence[Features], lines: Sequence[Line]) -> Linear:
@@ -194,16 +195,18 @@ def harmless(cases: Iterable[Case], detector: Detector) -> Iterator[Harmless]:
 
 
 def calibrate(turns: Sequence[Harmless], calibration: Calibration) -> Calibration:
-    """The lowest P(level >= 1) at which harmless turns rise to `elevated` and `high` at the rates above, rules included."""
+    """The lowest limits at which harmless turns rise to `elevated` and `high` at the rates above, rules included."""
     floor_N = np.array([int(each.floor) for each in turns])
     p_NK = np.stack([each.p_K for each in turns])
     limits = []
-    for could_N, level, rate in ((floor_N < 1, 1, FPR_ELEVATED), ((floor_N < 2) & (p_NK[:, 1] >= HIGH), 2, FPR_HIGH)):
+    for level, rate, score_N in (
+        (1, FPR_ELEVATED, p_NK[:, 0]),
+        (2, FPR_HIGH, np.where(p_NK[:, 1] >= HIGH, [sureness(p_K) for p_K in p_NK], -np.inf)),
+    ):
         allowed = max(0, int(rate * len(turns)) - int((floor_N >= level).sum()))
-        others = np.sort(p_NK[could_N, 0])[::-1]
-        limits.append(round(float(others[allowed]) + 1e-4, 4) if len(others) > allowed else 0.0)
-    elevated, sure = limits
-    return replace(calibration, elevated=elevated, sure=max(elevated, sure), high=HIGH, emergency=EMERGENCY)
+        others = np.sort(score_N[floor_N < level])[::-1]
+        limits.append(round(float(others[allowed]) + 1e-4, 4))
+    return replace(calibration, elevated=limits[0], sure=limits[1], high=HIGH, emergency=EMERGENCY)
 
 
 def _probabilities(case: Case, detector: Detector) -> np.ndarray:
