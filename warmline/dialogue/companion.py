@@ -3,7 +3,7 @@
 import time
 from collections.abc import Generator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
 from warmline.dialogue.ladder import Overtaken, climb
@@ -26,6 +26,7 @@ from warmline.safety.validate.release import Validated
 __all__ = ["Answer", "Session", "Setting", "help_now", "respond", "resume", "told"]
 
 GROUPS = {"abuse_child": "child", "minor_signal": "child", "abuse_victim": "abuse", "eating": "eating"}
+SEEDS_A_TURN = 100  # between two turns, so that the draws of one are none of the next
 NUM_JUDGED = 200  # of the newest turns that a reply is judged by: each judgement reads them all
 
 
@@ -169,6 +170,8 @@ def _speak(
     """The reply, whole or sentence by sentence as the plan says; `pieces` holds what was released, `tally` how."""
     messages = _messages(setting, session, plan, context)
     engine, sampling = setting.engine, setting.sampling
+    if sampling.seed is not None:  # each turn draws anew, or replies would begin alike
+        sampling = replace(sampling, seed=sampling.seed + SEEDS_A_TURN * len(session.turns))
     if plan.release != "whole":
         tally.attempt = yield from stream(engine, messages, plan, context, sampling, pieces, overtaken)
         return

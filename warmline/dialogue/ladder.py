@@ -18,6 +18,7 @@ NUM_SLOT_SAMPLES = 8  # of each half
 NUM_HALVES = 12  # of each kind that are paired
 SLOT_TOKENS = 48  # of one sentence
 IDEAL_WORDS = (25, 70)
+NUM_GUIDED = 4  # draws inside the grammar
 GUIDED_TEMPERATURE, GUIDED_TOKENS = 0.9, 900  # the grammar ends the reply; a token may be one character
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+")
@@ -258,7 +259,11 @@ def _guided(state: _Climb, grammar: str) -> Validated | None:
         state.ends, time.monotonic() + state.plan.deadline_s
     )  # the last tier that speaks gets its own time
     free = replace(state.sampling, temperature=GUIDED_TEMPERATURE, top_p=1.0, max_new_tokens=GUIDED_TOKENS)
-    request = GenerateRequest(state.messages, free, constraint=grammar)
-    texts = _collect(state, state.engine.generate(request))
-    state.candidates += texts
-    return _best(state, texts)
+    for draw in range(NUM_GUIDED):  # one that repeats an earlier reply is drawn again
+        request = GenerateRequest(state.messages, _reseeded(free, draw), constraint=grammar)
+        texts = _collect(state, state.engine.generate(request))
+        state.candidates += texts
+        reply = _best(state, texts)
+        if reply is not None or not texts or state.is_overtaken:
+            return reply
+    return None
