@@ -178,7 +178,7 @@ def test_lowered_is_only_what_models_gave_and_never_below_rule_guard_or_floor() 
 def eager_detector() -> Detector:
     """One whose models call every turn `high`."""
     detector = load_detector()
-    calibration = replace(detector.calibration, elevated=1e-9, sure=1e-9, high=1e-9, emergency=1.0)
+    calibration = replace(detector.calibration, elevated=1e-9, sure=-100.0, high=1e-9, emergency=1.0)
     return replace(detector, calibration=calibration)
 
 

@@ -20,6 +20,7 @@ from warmline.safety.recurrent import Recurrent, load_recurrent
 
 WINDOW = 100  # words, more or less, that the linear model reads at once; a longer message is read in parts
 LONG, PASSAGE, FEWEST = 40, 25, 8  # words: of a message whose passages are read too, of a passage, of the shortest
+MOST = 60  # passages, more or less, of the longest message
 SHORT = 12  # words of a turn that may be part of a statement split over turns
 RECURRENT_SHARE = 0.5  # of the recurrent model in the sum of both
 NUM_JOINED = 3  # newest turns that such a statement is looked for in
@@ -278,14 +279,21 @@ def _parts(sentences: Sequence[tuple[str, ...]]) -> Iterator[tuple[tuple[str, ..
 
 
 def _passages(sentences: Sequence[tuple[str, ...]]) -> Iterator[tuple[tuple[str, ...], ...]]:
-    """For each sentence, the fewest that end with it and have PASSAGE words."""
+    """For each sentence, the fewest that end with it and have PASSAGE words; of a very long message longer ones, half over half."""
     part: list[tuple[str, ...]] = []
+    size = sum(map(len, sentences)) // MOST
     for piece in _pieces(sentences):
         part.append(piece)
-        while sum(map(len, part[1:])) >= PASSAGE:
+        if sum(map(len, part)) < size:
+            continue
+        while sum(map(len, part[1:])) >= max(size, PASSAGE):
             part.pop(0)
         if sum(map(len, part)) >= FEWEST:
             yield tuple(part)
+        if size > PASSAGE:
+            part = part[(len(part) + 1) // 2 :]
+    if size > PASSAGE and part:
+        yield tuple(part)
 
 
 def _pieces(sentences: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
