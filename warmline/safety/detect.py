@@ -19,7 +19,7 @@ from warmline.safety.normalize import Speller, passages, plain
 from warmline.safety.recurrent import Recurrent, load_recurrent
 
 WINDOW = 100  # words, more or less, that the linear model reads at once; a longer message is read in parts
-LONG, PASSAGE, FEWEST = 40, 25, 8  # words: of a message whose passages are read too, of a passage, of the shortest
+LONG, PASSAGE, FEWEST = 60, 25, 8  # words: of a message whose passages are read too, of a passage, of the shortest
 MOST = 60  # passages, more or less, of the longest message
 SHORT = 12  # words of a turn that may be part of a statement split over turns
 RECURRENT_SHARE = 0.5  # of the recurrent model in the sum of both
