@@ -20,6 +20,7 @@ from warmline.safety.recurrent import Recurrent, load_recurrent
 
 WINDOW = 100  # words, more or less, that the linear model reads at once; a longer message is read in parts
 LONG, PASSAGE, FEWEST = 60, 25, 8  # words: of a message whose passages are read too, of a passage, of the shortest
+RANKED = 4  # windows of a message that the recurrent model reads
 MOST = 60  # passages, more or less, of the longest message
 SHORT = 12  # words of a turn that may be part of a statement split over turns
 RECURRENT_SHARE = 0.5  # of the recurrent model in the sum of both
@@ -135,7 +136,7 @@ def observe(text: str, detector: Detector, before: Sequence[str] = (), question:
     ms: dict[str, float] = {}
     reading = _guarded("rules", degraded, ms, lambda: _read(text, detector, before, question))
     linear_WK = _guarded("linear", degraded, ms, lambda: linear_logits(reading, detector.linear))
-    recurrent_WK = _guarded("recurrent", degraded, ms, lambda: recurrent_logits(reading, detector.recurrent))
+    recurrent_WK = _guarded("recurrent", degraded, ms, lambda: recurrent_logits(reading, detector.recurrent, linear_WK))
     if reading is None:
         lacking = frozenset({*degraded, "guarded"})
         return Observation(Level.ELEVATED, 0.5, degraded=lacking, ms=ms, settled=Level.ELEVATED)
@@ -211,11 +212,20 @@ def linear_logits(reading: Reading | None, linear: Linear | None) -> np.ndarray:
     return np.stack([linear.logits(features(window)) for window in windows(reading)])
 
 
-def recurrent_logits(reading: Reading | None, recurrent: Recurrent | None) -> np.ndarray:
-    """The same of the recurrent model."""
+def recurrent_logits(
+    reading: Reading | None, recurrent: Recurrent | None, linear_WK: np.ndarray | None = None
+) -> np.ndarray:
+    """The same of the recurrent model. Of many windows it reads the RANKED that the linear model finds riskiest."""
     if recurrent is None or reading is None:
         raise ValueError("no weights, or nothing was read")
-    return recurrent.logits(list(windows(reading))).astype(np.float64)
+    read = list(windows(reading))
+    if linear_WK is None or len(read) <= RANKED:
+        return recurrent.logits(read).astype(np.float64)
+    chosen = np.argsort(linear_WK[:, 0], kind="stable")[-RANKED:]
+    found = recurrent.logits([read[at] for at in chosen]).astype(np.float64)
+    logits_WK = np.tile(found.min(axis=0), (len(read), 1))
+    logits_WK[chosen] = found
+    return logits_WK
 
 
 def mixed(linear_WK: np.ndarray | None, recurrent_WK: np.ndarray | None, calibration: Calibration) -> np.ndarray | None:
