@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
@@ -14,7 +15,7 @@ from typer.testing import CliRunner, Result
 from warmline.cli import app
 from warmline.config import ConfigError, SafetySettings, load_recipe, load_safety
 from warmline.run_dir import RunDir
-from warmline.safety.detect import shipped_calibration
+from warmline.safety.detect import by_wording, shipped_calibration
 from warmline.safety.operator_settings import chosen
 
 from .conftest import ToyRecipe
@@ -254,3 +255,10 @@ def test_less_safety_than_shipped_is_refused_before_anything_is_made(
     assert result.exit_code == 2
     assert result.stderr.startswith("warmline: safety.thresholds.high: 0.99 is above the shipped ")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_lower_threshold_of_high_notices_more_as_high() -> None:
+    shipped = chosen(settings_of(), {}).calibration
+    lower = chosen(settings_of(thresholds={"high": shipped.high / 2}), {}).calibration
+    turn = np.array([shipped.elevated, shipped.high, 0.0])
+    assert (by_wording(turn, shipped), by_wording(turn, lower)) == (1, 2)

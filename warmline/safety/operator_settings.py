@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import httpx
+import numpy as np
 
 from warmline.config import ConfigError, SafetySettings, nearest
-from warmline.safety.detect import Calibration, shipped_calibration
+from warmline.safety.detect import Calibration, shipped_calibration, sureness
 from warmline.safety.guards import Guard
 from warmline.safety.levels import DOMAINS
 from warmline.safety.policy import PolicyError, check_question_policy
@@ -62,7 +63,11 @@ def _calibrated(settings: SafetySettings) -> tuple[Calibration, list[str]]:
             f"WARNING: safety.thresholds.{name} is {value}, above the shipped {limit}: more people in danger are missed "
             "(safety.accept_missed_crises)"
         )
-    return replace(shipped, **wanted), warnings
+    calibration = replace(shipped, **wanted)
+    if calibration.high < shipped.high:  # or its other limit would hold back whom the operator wants noticed
+        asked = sureness(np.array([calibration.elevated, calibration.high]))
+        calibration = replace(calibration, sure=min(shipped.sure, asked))
+    return calibration, warnings
 
 
 def _guard(settings: SafetySettings, number: int, environment: Mapping[str, str]) -> Guard:

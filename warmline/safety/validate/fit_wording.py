@@ -49,7 +49,7 @@ def read_sentences(folder: Path = HERE / "sentences") -> Iterator[Sentence]:
                 if labels - KNOWN:
                     raise ValueError(f"{path.name}:{number}: no label {sorted(labels - KNOWN)}")
             elif line.strip():
-                yield Sentence(tuple(word for word in read(line).words), labels, family)
+                yield Sentence(read(line).words, labels, family)
 
 
 def read_examples(path: Path = HERE / "examples.yaml") -> Iterator[Sentence]:
