@@ -44,7 +44,7 @@ HEAVY = (
     "package",
     "pipeline",
     "doctor",
-    "safety.fit_recurrent",  # fitting only: reading needs numpy alone
+    "safety.fit_network",  # fitting only: reading needs numpy alone
 )  # may load torch
 
 
@@ -200,5 +200,5 @@ def test_no_function_is_longer_than_a_screen() -> None:
 def test_only_the_loop_takes_gradients() -> None:
     """sft.py and base.py hand the loop their terms: a second copy of the loop would call backward itself."""
     callers = {module for module, file in MODULES.items() if ".backward(" in file.read_text(encoding="utf-8")}
-    callers.remove("warmline.safety.fit_recurrent")  # a network of its own, without stages, devices or checkpoints
+    callers.remove("warmline.safety.fit_network")  # a network of its own, without stages, devices or checkpoints
     assert callers == {"warmline.train.loop"}

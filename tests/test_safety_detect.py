@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from warmline.safety import detect
 from warmline.safety.assess import TurnError, assess
-from warmline.safety.detect import Calibration, Detector, load_detector, make_detector, observe
+from warmline.safety.detect import Calibration, Detector, load_detector, make_detector, observe, shipped_vocabulary
 from warmline.safety.levels import DOMAINS, Level, level_of, level_table
 from warmline.safety.lexicon import LANGUAGES, LexiconError, compile_lexicon, load_lexicon
-from warmline.safety.linear import DIM, features
 from warmline.safety.matcher import read
 from warmline.safety.normalize import joined, passages, plain
 
@@ -164,6 +163,24 @@ def test_time_long_past_is_settled_by_what_stands_around_it() -> None:
     assert read("i tried to die years ago. it is back again", lexicon).frames[0].time == "past_open"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I called my sister, she's coming over", True),
+        ("I told my mum everything", True),
+        ("I'm with my friend now", True),
+        ("spoke to my therapist today", True),
+        ("my brother is here with me", True),
+        ("I watched football with my sister", False),
+        ("told my sister about the match", False),
+        ("I saw my brother's film", False),
+        ("he called my sister names", False),
+    ],
+)
+def test_contact_is_somebody_reached_and_no_mere_mention(text: str, expected: bool) -> None:
+    assert ("contact" in read(text, load_lexicon("en")).stances) == expected
+
+
 def test_a_families_rules_can_be_left_out() -> None:
     whole = load_lexicon("en")
     family = next(iter(whole.rules[0].families))
@@ -188,7 +205,7 @@ def test_a_families_rules_can_be_left_out() -> None:
 )
 def test_plain_statements_are_noticed_without_the_model_too(text: str, expected: Level, detector: Detector) -> None:
     assert level(text, detector) >= expected
-    assert observe(text, replace(detector, linear=None, recurrent=None)).level >= expected
+    assert observe(text, replace(detector, linear=None, network=None)).level >= expected
 
 
 @pytest.mark.parametrize(
@@ -253,11 +270,11 @@ def test_a_statement_split_over_turns_is_put_together(detector: Detector) -> Non
 
 
 def test_without_weights_the_rules_go_on(detector: Detector) -> None:
-    seen = observe(STATEMENT, replace(detector, linear=None, recurrent=None))
-    assert (seen.level, seen.degraded) == (Level.HIGH, {"linear", "recurrent"})
+    seen = observe(STATEMENT, replace(detector, linear=None, network=None))
+    assert (seen.level, seen.degraded) == (Level.HIGH, {"linear", "network"})
 
 
-@pytest.mark.parametrize("missing", ["linear", "recurrent"])
+@pytest.mark.parametrize("missing", ["linear", "network"])
 def test_either_model_goes_on_without_the_other(missing: str, detector: Detector) -> None:
     text = "everyone would have it easier once I am out of the picture for good, and I have made my peace with that"
     seen = observe(text, replace(detector, **{missing: None}))
@@ -279,7 +296,7 @@ def test_with_both_parts_down_a_turn_is_elevated_and_guarded(detector: Detector,
     monkeypatch.setattr(detect, "read_message", broken)
     seen = observe("hello", detector)
     assert seen.level == Level.ELEVATED
-    assert seen.degraded == {"rules", "linear", "recurrent", "guarded"}
+    assert seen.degraded == {"rules", "linear", "network", "guarded"}
     assert "secret" not in repr(seen)
 
 
@@ -347,47 +364,8 @@ def test_ten_thousand_turns_are_read(detector: Detector) -> None:
     assert assess([*turns, {"role": "user", "content": STATEMENT}], detector).level >= Level.HIGH
 
 
-def test_features_are_hashed_into_their_ranges(detector: Detector) -> None:
-    found = features(read("I want to stay in bed", detector.lexicons["en"]))
-    assert found.index.min() >= 0
-    assert found.index.max() < DIM
-    assert np.isfinite(found.value).all()
-    assert len(features(read("", detector.lexicons["en"])).index) == len(
-        set(features(read("", detector.lexicons["en"])).index)
-    )
-
-
-def test_a_message_is_read_alike_alone_and_among_others(detector: Detector) -> None:
-    """The recurrent model pads; what stands at padding must mean nothing."""
-    assert detector.recurrent is not None
-    texts = ["I am tired", "we went to the market and it rained all day but the bread was good", "no", ""]
-    readings = [read(text, detector.lexicons["en"]) for text in texts]
-    together = detector.recurrent.logits(readings)
-    for row, reading in zip(together, readings, strict=True):
-        np.testing.assert_allclose(detector.recurrent.logits([reading])[0], row, atol=1e-4)
-
-
-def test_the_recurrent_model_reads_as_torch_does() -> None:
-    """numpy's steps against torch's own GRU, on a network with random weights."""
-    import torch
-
-    from warmline.safety.fit_recurrent import _Network, _weights
-    from warmline.safety.recurrent import encode, words_of
-
-    torch.manual_seed(0)
-    words = ["bread", "day", "rain", "the"]
-    network = _Network(len(words) + 2, 3).eval()
-    weights = _weights(network, words)
-    lexicon = compile_lexicon({"classes": {}, "rules": {}}, "xx")
-    readings = [read(text, lexicon) for text in ("the rain, the bread. day", "bread", "rain the day unknownword")]
-    ids, pieces = encode([words_of(each) for each in readings], weights.word_ids)
-    with torch.no_grad():
-        expected, _ = network(torch.from_numpy(ids), torch.from_numpy(pieces))
-    np.testing.assert_allclose(weights.logits(readings), expected.numpy(), atol=1e-5)
-
-
 def test_thresholds_decide_and_hints_do_not(detector: Detector) -> None:
     rules = {rule.id for rule in detector.lexicons["en"].rules}
     never = Calibration(2.0, np.inf, 2.0, 2.0, frozenset(rules), detector.calibration.mix)
-    deaf = make_detector(detector.lexicons, {}, detector.linear, detector.recurrent, never)
+    deaf = make_detector(detector.lexicons, shipped_vocabulary(), detector.linear, detector.network, never)
     assert observe(STATEMENT, deaf).level == Level.NONE

@@ -97,18 +97,18 @@ class Drips(Fails):
 
 def with_broken(part: str, how: str) -> Detector:
     """The shipped detector with weights that are no numbers, or that a cut file left."""
-    linear, recurrent = DETECTOR.linear, DETECTOR.recurrent
+    linear, network = DETECTOR.linear, DETECTOR.network
     assert linear is not None
-    assert recurrent is not None
+    assert network is not None
     if part == "linear":
-        level_KD = linear.level_KD[:, :8] if how == "cut" else np.full_like(linear.level_KD, np.nan)
-        return replace(DETECTOR, linear=replace(linear, level_KD=level_KD, domain_ND=linear.domain_ND[:, :8]))
-    word_VE = recurrent.word_VE[:1] if how == "cut" else np.full_like(recurrent.word_VE, np.nan)
-    return replace(DETECTOR, recurrent=replace(recurrent, word_VE=word_VE))
+        level_DK = linear.level_DK[:8] if how == "cut" else np.full_like(linear.level_DK, np.nan)
+        return replace(DETECTOR, linear=replace(linear, level_DK=level_DK, domain_ND=linear.domain_ND[:, :8]))
+    word_VE = network.word_VE[:1] if how == "cut" else np.full_like(network.word_VE, np.nan)
+    return replace(DETECTOR, network=replace(network, word_VE=word_VE))
 
 
 @pytest.mark.parametrize("how", ["cut", "nan"])
-@pytest.mark.parametrize("part", ["linear", "recurrent"])
+@pytest.mark.parametrize("part", ["linear", "network"])
 def test_a_model_that_breaks_is_dropped_and_the_others_decide(part: str, how: str) -> None:
     setting = replace(SPOKEN, detector=with_broken(part, how))
     for text, least in ((RISK, Level.HIGH), (CALM, Level.NONE), ("nobody would notice if I was not here", Level.NONE)):
@@ -121,9 +121,9 @@ def test_a_model_that_breaks_is_dropped_and_the_others_decide(part: str, how: st
 
 
 def test_without_any_model_the_rules_decide() -> None:
-    setting = replace(SPOKEN, detector=replace(DETECTOR, linear=None, recurrent=None))
+    setting = replace(SPOKEN, detector=replace(DETECTOR, linear=None, network=None))
     _, last = answer(setting, RISK)
-    assert (last.level, last.degraded) == (Level.HIGH, {"linear", "recurrent"})
+    assert (last.level, last.degraded) == (Level.HIGH, {"linear", "network"})
     assert answer(setting, CALM)[1].level == Level.NONE
 
 
@@ -151,7 +151,7 @@ def test_with_no_detector_left_it_acts_as_elevated_and_holds_the_whole_reply(mon
     said = ["That sounds heavy. I promise this stays our secret."]
     pieces, last = answer(replace(SETTING, engine=Says(lambda request: said * request.n), audit=events.append), CALM)
     assert last.level == Level.ELEVATED
-    assert last.degraded == {"rules", "linear", "recurrent", "guarded"}
+    assert last.degraded == {"rules", "linear", "network", "guarded"}
     assert [type(piece) for piece in pieces] == [Notice]  # sentence by sentence, the first one would have been shown
     assert "heavy" not in text_of(pieces[0])
     assert (events[0].card, events[0].level) == ("chip", Level.ELEVATED)

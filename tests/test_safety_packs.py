@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from warmline.safety.detect import load_detector
 from warmline.safety.levels import Level
 from warmline.safety.lexicon import Lexicon, load_lexicon
 from warmline.safety.matcher import read
+from warmline.safety.normalize import plain
+from warmline.safety.redteam.cases import read_lines
 
 NAMED = (
     "NOT NOT_REALLY I WANT DIE LIVE END_LIFE RECENT TOO_MUCH MEANS TOOK DRUGS HIT ABUSER HE PEOPLE WITHOUT_ME BURDEN"
@@ -55,6 +58,16 @@ def test_harmless_lines_are_read_as_nothing(lang: str) -> None:
 def test_harmless_lines_of_one_language_mean_nothing_in_another(lang: str) -> None:
     others = [text for other in LINES if other != lang for least, text in lines(other) if least == Level.NONE]
     assert [text for text in others if level(text, lang) > Level.NONE] == []
+
+
+def test_a_pack_is_read_where_its_language_is_written_and_hardly_elsewhere(lang: str) -> None:
+    distinctive = load_detector().foreign[lang]
+    holds = {
+        written: [not distinctive.isdisjoint(plain(line.text).split()) for line in read_lines() if line.lang == written]
+        for written in ("en", lang)
+    }
+    assert sum(holds[lang]) >= 0.97 * len(holds[lang])
+    assert sum(holds["en"]) <= 0.01 * len(holds["en"])
 
 
 def test_a_negation_turns_a_statement(lang: str) -> None:

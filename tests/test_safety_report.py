@@ -58,7 +58,7 @@ def test_each_turn_is_one_event() -> None:
     assert (first.language, first.country, first.policy) == ("en", "IE", POLICY_VERSION)
     assert first.directory == SETTING.directory.version
     assert first.num_candidates >= 4
-    assert {"detect", "rules", "linear", "recurrent", "generate"} == {phase for phase, _ in first.ms}
+    assert {"detect", "rules", "linear", "network", "generate"} == {phase for phase, _ in first.ms}
     assert "generate" not in dict(calm.ms)
 
 

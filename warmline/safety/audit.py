@@ -27,10 +27,10 @@ PARTS = (
     *(
         "rules",
         "linear",
-        "recurrent",
+        "network",
         "rules_slow",
         "linear_slow",
-        "recurrent_slow",
+        "network_slow",
         "guarded",
         "input",
         "guard",
@@ -50,7 +50,7 @@ PARTS = (
         "other",
     ),
 )
-PHASES = ("detect", "rules", "linear", "recurrent", "head", "generate", "validate", "total")
+PHASES = ("detect", "rules", "linear", "network", "head", "generate", "validate", "total")
 VALIDATORS = frozenset(
     "probing_question invalidating fabricated_memory directive_or_actionable_advice method_information diagnosis "
     "missing_acknowledgement missing_emotion_name missing_support_encouragement multiple_escalations "

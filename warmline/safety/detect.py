@@ -1,9 +1,9 @@
-"""Read risk in one user turn: rules, a linear model and a recurrent one, each of which may fail without the others."""
+"""Read risk in one user turn: rules, a linear model and a small network, each of which may fail without the others."""
 
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
@@ -13,27 +13,32 @@ import numpy as np
 
 from warmline.safety.levels import Frame, Level, Reason
 from warmline.safety.lexicon import LANGUAGES, Lexicon, load_lexicon
-from warmline.safety.linear import Linear, features, load_linear
+from warmline.safety.linear import Linear, load_linear
 from warmline.safety.matcher import Reading, read
+from warmline.safety.network import Network, load_network
 from warmline.safety.normalize import Speller, passages, plain
-from warmline.safety.recurrent import Recurrent, load_recurrent
+from warmline.safety.windows import row, windows
 
-WINDOW = 100  # words, more or less, that the linear model reads at once; a longer message is read in parts
-LONG, PASSAGE, FEWEST = 60, 25, 8  # words: of a message whose passages are read too, of a passage, of the shortest
-RANKED = 4  # windows of a message that the recurrent model reads
-MOST = 60  # passages, more or less, of the longest message
+RANKED = 4  # windows of a message that the network reads
 SHORT = 12  # words of a turn that may be part of a statement split over turns
-RECURRENT_SHARE = 0.5  # of the recurrent model in the sum of both
+NETWORK_SHARE = 0.75  # of the network in the sum of both
 NUM_JOINED = 3  # newest turns that such a statement is looked for in
 SLOW_MS = 200.0  # of CPU time, for one part and one turn: a busy machine is no fault of a part
 Result = TypeVar("Result")
+
+
+class Vocabulary(NamedTuple):
+    """Ordinary words, which nothing repairs."""
+
+    english: frozenset[str]
+    others: frozenset[str]  # of other languages and not of English
 
 
 class Mix(NamedTuple):
     """How the models' log-odds of level >= k become one probability."""
 
     linear: float  # standard deviation of the linear model's log-odds
-    recurrent: float  # of the recurrent model's
+    network: float  # of the network's
     slope: float  # of the log-odds of the probability over the sum of both, in standard deviations
     intercept: float
 
@@ -59,7 +64,7 @@ class Detector:
     speller: Speller
     triggers: frozenset[str]  # words around which the middle of a very long message is read
     linear: Linear | None
-    recurrent: Recurrent | None
+    network: Network | None
     calibration: Calibration
     reasons: Mapping[str, str]  # of each rule
 
@@ -84,37 +89,42 @@ class Observation:
 def load_detector() -> Detector:
     """The shipped detector. Rules are needed; weights that are missing or broken are left out and named later."""
     lexicons = {lang: load_lexicon(lang) for lang in LANGUAGES}
-    models: list[Linear | Recurrent | None] = []
-    for load in (load_linear, load_recurrent):
+    models: list[Linear | Network | None] = []
+    for load in (load_linear, load_network):
         try:
             models.append(load())
         except (OSError, ValueError, KeyError, TypeError):
             models.append(None)
-    linear, recurrent = models
-    return make_detector(lexicons, shipped_vocabulary(), linear, recurrent, shipped_calibration())  # type: ignore[arg-type]
+    linear, network = models
+    return make_detector(lexicons, shipped_vocabulary(), linear, network, shipped_calibration())  # type: ignore[arg-type]
 
 
 def make_detector(
     lexicons: Mapping[str, Lexicon],
-    known: Mapping[str, int],
+    vocabulary: Vocabulary,
     linear: Linear | None,
-    recurrent: Recurrent | None,
+    network: Network | None,
     calibration: Calibration,
 ) -> Detector:
-    """A detector of these parts. `known`: ordinary words, which the speller leaves alone."""
+    """A detector of these parts."""
     risk = frozenset(word for word in lexicons["en"].words if len(word) >= 4 and word.isalpha())
-    common = known.keys() | lexicons["en"].words
-    foreign = {lang: frozenset(each.words - common) for lang, each in lexicons.items() if lang != "en"}
-    every = {word: 1 for each in lexicons.values() for word in each.words} | dict(known)
+    common = vocabulary.english | lexicons["en"].words
+    foreign = {
+        lang: frozenset(word for word in each.words - common if len(word) > 1 and word.isalpha())
+        for lang, each in lexicons.items()
+        if lang != "en"
+    }
+    known = vocabulary.english.union(vocabulary.others, *(each.words for each in lexicons.values()))
     triggers = frozenset().union(*(each.triggers for each in lexicons.values()))
     reasons = {rule.id: rule.reason for each in lexicons.values() for rule in each.rules}
-    return Detector(lexicons, foreign, Speller(every, risk), triggers, linear, recurrent, calibration, reasons)
+    return Detector(lexicons, foreign, Speller(known, risk), triggers, linear, network, calibration, reasons)
 
 
-def shipped_vocabulary() -> Mapping[str, int]:
-    """Ordinary words, one a line."""
+def shipped_vocabulary() -> Vocabulary:
+    """weights/vocabulary.txt: one word a line, an empty line between the two parts."""
     text = files("warmline.safety").joinpath("weights/vocabulary.txt").read_text(encoding="utf-8")
-    return dict.fromkeys(text.split(), 1)
+    english, others = text.split("\n\n")
+    return Vocabulary(frozenset(english.split()), frozenset(others.split()))
 
 
 def shipped_calibration() -> Calibration:
@@ -136,11 +146,11 @@ def observe(text: str, detector: Detector, before: Sequence[str] = (), question:
     ms: dict[str, float] = {}
     reading = _guarded("rules", degraded, ms, lambda: _read(text, detector, before, question))
     linear_WK = _guarded("linear", degraded, ms, lambda: linear_logits(reading, detector.linear))
-    recurrent_WK = _guarded("recurrent", degraded, ms, lambda: recurrent_logits(reading, detector.recurrent, linear_WK))
+    network_WK = _guarded("network", degraded, ms, lambda: network_logits(reading, detector.network, linear_WK))
     if reading is None:
         lacking = frozenset({*degraded, "guarded"})
         return Observation(Level.ELEVATED, 0.5, degraded=lacking, ms=ms, settled=Level.ELEVATED)
-    p_K = mixed(linear_WK, recurrent_WK, detector.calibration)
+    p_K = mixed(linear_WK, network_WK, detector.calibration)
     working = detector if linear_WK is not None else replace(detector, linear=None)
     return replace(fuse(reading, p_K, working), degraded=frozenset(degraded), ms=ms)
 
@@ -177,11 +187,11 @@ def _read(text: str, detector: Detector, before: Sequence[str], question: str) -
 def read_message(text: str, detector: Detector) -> Reading:
     """What English rules and those of every language whose words occur read in a message."""
     text = plain(passages(text, detector.triggers))  # once: what is plain already costs little to read again
-    words = set(text.split())
     reading = read(text, detector.lexicons["en"], detector.speller)
+    words = set(text.split())
     for lang, distinctive in detector.foreign.items():
         if words & distinctive:
-            other = read(text, detector.lexicons[lang])
+            other = read(text, detector.lexicons[lang], only=distinctive)
             reading = replace(
                 reading,
                 frames=tuple(dict.fromkeys((*reading.frames, *other.frames))),
@@ -209,40 +219,39 @@ def linear_logits(reading: Reading | None, linear: Linear | None) -> np.ndarray:
     """The linear model's log-odds of level >= 1, 2, 3 for each window. Raises without weights or reading."""
     if linear is None or reading is None:
         raise ValueError("no weights, or nothing was read")
-    return np.stack([linear.logits(features(window)) for window in windows(reading)])
+    return linear.logits(reading, list(windows(reading.words)))
 
 
-def recurrent_logits(
-    reading: Reading | None, recurrent: Recurrent | None, linear_WK: np.ndarray | None = None
-) -> np.ndarray:
-    """The same of the recurrent model. Of many windows it reads the RANKED that the linear model finds riskiest."""
-    if recurrent is None or reading is None:
+def network_logits(reading: Reading | None, network: Network | None, linear_WK: np.ndarray | None = None) -> np.ndarray:
+    """The same of the network. Of many windows it reads the RANKED that the linear model finds riskiest."""
+    if network is None or reading is None:
         raise ValueError("no weights, or nothing was read")
-    read = list(windows(reading))
-    if linear_WK is None or len(read) <= RANKED:
-        return recurrent.logits(read).astype(np.float64)
+    words = row(reading.words)
+    every = [words[each.start : each.end] for each in windows(reading.words)]
+    if linear_WK is None or len(every) <= RANKED:
+        return network.logits(every).astype(np.float64)
     chosen = np.argsort(linear_WK[:, 0], kind="stable")[-RANKED:]
-    found = recurrent.logits([read[at] for at in chosen]).astype(np.float64)
-    logits_WK = np.tile(found.min(axis=0), (len(read), 1))
+    found = network.logits([every[at] for at in chosen]).astype(np.float64)
+    logits_WK = np.tile(found.min(axis=0), (len(every), 1))
     logits_WK[chosen] = found
     return logits_WK
 
 
-def mixed(linear_WK: np.ndarray | None, recurrent_WK: np.ndarray | None, calibration: Calibration) -> np.ndarray | None:
+def mixed(linear_WK: np.ndarray | None, network_WK: np.ndarray | None, calibration: Calibration) -> np.ndarray | None:
     """P(level >= 1), P(>= 2), P(>= 3) of the riskiest window, never rising; None without any model.
 
-    The recurrent model counts half. One that is missing is taken to say what the other says.
+    The network counts three quarters. One that is missing is taken to say what the other says.
     """
-    if linear_WK is None and recurrent_WK is None:
+    if linear_WK is None and network_WK is None:
         return None
     logits = []
     for k, mix in enumerate(calibration.mix):
         parts = [
             each[:, k] / scale
-            for each, scale in ((linear_WK, mix.linear), (recurrent_WK, mix.recurrent))
+            for each, scale in ((linear_WK, mix.linear), (network_WK, mix.network))
             if each is not None
         ]
-        together_W = parts[0] + RECURRENT_SHARE * parts[-1]
+        together_W = parts[0] + NETWORK_SHARE * parts[-1]
         logits.append(mix.slope * float(together_W.max()) + mix.intercept)
     return np.minimum.accumulate(1 / (1 + np.exp(-np.array(logits))))
 
@@ -260,59 +269,6 @@ def by_wording(p_K: np.ndarray, calibration: Calibration) -> int:
     return int(p_K[0] >= calibration.elevated)
 
 
-def windows(reading: Reading) -> Iterator[Reading]:
-    """The message, or its parts of about WINDOW words; of one with more than LONG words also every part of PASSAGE.
-
-    What one sentence says must not drown in what stands before and after it. Passages carry nothing of the rules, which
-    read the whole message.
-    """
-    num_words = sum(map(len, reading.words))
-    if num_words <= 1.5 * WINDOW:
-        yield reading
-    else:
-        yield from (replace(reading, words=part, classes=()) for part in _parts(reading.words))
-    if num_words > LONG:
-        bare = replace(reading, classes=(), frames=(), denied=(), signals=frozenset(), contexts=frozenset())
-        yield from (replace(bare, stances=frozenset(), words=part) for part in _passages(reading.words))
-
-
-def _parts(sentences: Sequence[tuple[str, ...]]) -> Iterator[tuple[tuple[str, ...], ...]]:
-    """Of about WINDOW words each, beginning with the last piece of the one before."""
-    part: list[tuple[str, ...]] = []
-    for piece in _pieces(sentences):
-        part.append(piece)
-        if sum(map(len, part)) >= WINDOW:
-            yield tuple(part)
-            part = part[-1:]
-    if len(part) > 1:
-        yield tuple(part)
-
-
-def _passages(sentences: Sequence[tuple[str, ...]]) -> Iterator[tuple[tuple[str, ...], ...]]:
-    """For each sentence, the fewest that end with it and have PASSAGE words; of a very long message longer ones, half over half."""
-    part: list[tuple[str, ...]] = []
-    size = sum(map(len, sentences)) // MOST
-    for piece in _pieces(sentences):
-        part.append(piece)
-        if sum(map(len, part)) < size:
-            continue
-        while sum(map(len, part[1:])) >= max(size, PASSAGE):
-            part.pop(0)
-        if sum(map(len, part)) >= FEWEST:
-            yield tuple(part)
-        if size > PASSAGE:
-            part = part[(len(part) + 1) // 2 :]
-    if size > PASSAGE and part:
-        yield tuple(part)
-
-
-def _pieces(sentences: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-    """Sentences, none longer than a quarter of a window."""
-    most = WINDOW // 4
-    for sentence in sentences:
-        yield from (sentence[at : at + most] for at in range(0, len(sentence), most))
-
-
 def fuse(reading: Reading, p_K: np.ndarray | None, detector: Detector) -> Observation:
     """The level of a turn: the highest that a definite rule sets or that the models find likely enough."""
     calibration = detector.calibration
@@ -325,7 +281,7 @@ def fuse(reading: Reading, p_K: np.ndarray | None, detector: Detector) -> Observ
         model = by_wording(p_K, calibration)
         if model > level:
             if detector.linear is not None:
-                domains.add(detector.linear.domain(features(reading)))
+                domains.add(detector.linear.domain(reading))
             reasons.append(Reason(f"WORDING.{model}", "The wording resembles that of people at this level"))
         level = Level(max(level, model))
     if level:

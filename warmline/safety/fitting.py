@@ -15,16 +15,17 @@ import numpy as np
 
 from warmline.progress import Advance, progress
 from warmline.safety.detect import (
-    RECURRENT_SHARE,
+    NETWORK_SHARE,
     Calibration,
     Detector,
     Mix,
+    Vocabulary,
     fuse,
     linear_logits,
     make_detector,
     mixed,
+    network_logits,
     read_message,
-    recurrent_logits,
     sureness,
 )
 from warmline.safety.levels import DOMAINS, LEVELS, Level
@@ -32,6 +33,7 @@ from warmline.safety.lexicon import LANGUAGES, Lexicon, load_lexicon
 from warmline.safety.linear import DIM, DOMAIN_DIM, Features, Linear, features
 from warmline.safety.matcher import Reading, read
 from warmline.safety.redteam.cases import Case, Line, part_of, read_cases, read_lines
+from warmline.safety.windows import row
 
 
 def quiet(_count: int, _note: str) -> None:
@@ -53,15 +55,15 @@ def fit(
     lines: Sequence[Line], lexicons: Mapping[str, Lexicon], cases: Sequence[Case], advance: Advance = quiet
 ) -> Detector:
     """A detector that is still without limits: models of `lines`, mixed as `cases` say. Needs scikit-learn and torch; minutes."""
-    from warmline.safety.fit_recurrent import fit_recurrent
+    from warmline.safety.fit_network import fit_network
 
     known = vocabulary(lines, lexicons["en"])
     detector = make_detector(lexicons, known, None, None, NEVER)
     readings = [read_message(line.text, detector) for line in lines]
     linear = fit_linear([features(each) for each in readings], lines)
-    recurrent = fit_recurrent(readings, lines, advance)
+    network = fit_network([row(each.words) for each in readings], lines, advance)
     uncalibrated = replace(NEVER, hints=hints(readings, lines, lexicons))
-    detector = make_detector(lexicons, known, linear, recurrent, uncalibrated)
+    detector = make_detector(lexicons, known, linear, network, uncalibrated)
     return replace(detector, calibration=replace(uncalibrated, mix=fit_mix(detector, cases)))
 
 
@@ -93,20 +95,24 @@ def lines_to_learn(without: Iterable[str] = ()) -> list[Line]:
 
 def bundled() -> Iterator[Line]:
     """The users' turns of the bundled corpus: what ordinary talk looks like, with a little danger in it."""
-    for row in files("warmline.samples").joinpath("conversations.jsonl").read_text(encoding="utf-8").splitlines():
-        talk = json.loads(row)
+    for text in files("warmline.samples").joinpath("conversations.jsonl").read_text(encoding="utf-8").splitlines():
+        talk = json.loads(text)
         for turn in talk["messages"]:
             if turn["role"] == "user" and "risk" in turn:
                 yield Line(turn["content"], f"bundled.{talk['id']}.{turn['risk']}", LEVELS[turn["risk"]], (), "en")
 
 
-def vocabulary(lines: Iterable[Line], lexicon: Lexicon) -> dict[str, int]:
-    """Words of letters alone that occur KNOWN_AFTER times or more, in alphabetical order, with how often."""
-    counts: Counter[str] = Counter()
+def vocabulary(lines: Iterable[Line], lexicon: Lexicon) -> Vocabulary:
+    """Words of letters alone that occur KNOWN_AFTER times or more, those of English lines apart."""
+    counts: defaultdict[bool, Counter[str]] = defaultdict(Counter)
     for line in lines:
         for sentence in read(line.text, lexicon).words:
-            counts.update(sentence)
-    return {word: count for word, count in sorted(counts.items()) if count >= KNOWN_AFTER and word.isalpha()}
+            counts[line.lang == "en"].update(sentence)
+    english, others = (
+        {word for word, count in counts[is_english].items() if count >= KNOWN_AFTER and word.isalpha()}
+        for is_english in (True, False)
+    )
+    return Vocabulary(frozenset(english), frozenset(others - english))
 
 
 def fit_linear(found: Sequence[Features], lines: Sequence[Line]) -> Linear:
@@ -116,7 +122,7 @@ def fit_linear(found: Sequence[Features], lines: Sequence[Line]) -> Linear:
     risky = np.flatnonzero(level)
     narrow = _matrix([Features(each.index & (DOMAIN_DIM - 1), each.value) for each in found], DOMAIN_DIM)[risky]
     of_domain = [np.array([name in lines[int(number)].domains for number in risky]) for name in DOMAINS]
-    return Linear(level_KD, level_bias_K, *_regressions(narrow, of_domain))
+    return Linear(np.ascontiguousarray(level_KD.T), level_bias_K, *_regressions(narrow, of_domain))
 
 
 def _matrix(found: Sequence[Features], width: int):
@@ -125,7 +131,9 @@ def _matrix(found: Sequence[Features], width: int):
     ends = np.cumsum([0, *(len(each.index) for each in found)])
     values = np.concatenate([each.value for each in found])
     index = np.concatenate([each.index for each in found])
-    return csr_matrix((values, index, ends), shape=(len(found), width))
+    matrix = csr_matrix((values, index, ends), shape=(len(found), width))
+    matrix.sum_duplicates()
+    return matrix
 
 
 def _regressions(matrix, targets: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -168,11 +176,11 @@ def fit_mix(detector: Detector, cases: Sequence[Case]) -> tuple[Mix, ...]:
     level = np.array([int(case.risk) for case in single])
     read = [read_message(case.turns[-1]["content"], detector) for case in single]
     linear_NK = np.stack([linear_logits(each, detector.linear).max(axis=0) for each in read])
-    recurrent_NK = np.stack([recurrent_logits(each, detector.recurrent).max(axis=0) for each in read])
+    network_NK = np.stack([network_logits(each, detector.network).max(axis=0) for each in read])
     mixes = []
     for k in (1, 2, 3):
-        scales = linear_NK[:, k - 1].std(), recurrent_NK[:, k - 1].std()
-        together = linear_NK[:, k - 1] / scales[0] + RECURRENT_SHARE * recurrent_NK[:, k - 1] / scales[1]
+        scales = linear_NK[:, k - 1].std(), network_NK[:, k - 1].std()
+        together = linear_NK[:, k - 1] / scales[0] + NETWORK_SHARE * network_NK[:, k - 1] / scales[1]
         model = LogisticRegression().fit(together[:, None], level >= k)
         slope, intercept = np.asarray(model.coef_)[0, 0], np.asarray(model.intercept_)[0]
         mixes.append(Mix(*(round(float(each), 4) for each in (*scales, slope, intercept))))
@@ -212,36 +220,38 @@ def calibrate(turns: Sequence[Harmless], calibration: Calibration) -> Calibratio
 def _probabilities(case: Case, detector: Detector) -> np.ndarray:
     reading = read_message(case.turns[-1]["content"], detector)
     found = mixed(
-        linear_logits(reading, detector.linear), recurrent_logits(reading, detector.recurrent), detector.calibration
+        linear_logits(reading, detector.linear), network_logits(reading, detector.network), detector.calibration
     )
     assert found is not None
     return found
 
 
-def save(detector: Detector, known: Mapping[str, int]) -> None:
+def save(detector: Detector, known: Vocabulary) -> None:
     """Write weights/: float16 weights, the vocabulary, the thresholds."""
     assert detector.linear is not None
-    assert detector.recurrent is not None
+    assert detector.network is not None
     WEIGHTS.mkdir(exist_ok=True)
     linear = {
-        "level": detector.linear.level_KD.astype(np.float16),
+        "level": detector.linear.level_DK.T.astype(np.float16),
         "domain": detector.linear.domain_ND.astype(np.float16),
         "level_bias": detector.linear.level_bias_K,
         "domain_bias": detector.linear.domain_bias_N,
     }
-    stored = {item.name: getattr(detector.recurrent, item.name) for item in fields(detector.recurrent)}
+    stored = {item.name: getattr(detector.network, item.name) for item in fields(detector.network)}
     words = np.array("\n".join(stored.pop("word_ids")))
-    recurrent = {name: np.asarray(value).astype(np.float16) for name, value in stored.items()}
+    network = {name: np.asarray(value).astype(np.float16) for name, value in stored.items()}
     np.savez_compressed(WEIGHTS / "linear.npz", allow_pickle=False, **linear)
-    np.savez_compressed(WEIGHTS / "recurrent.npz", allow_pickle=False, words=words, **recurrent)
-    (WEIGHTS / "vocabulary.txt").write_text("\n".join(known) + "\n", encoding="utf-8")
+    np.savez_compressed(WEIGHTS / "network.npz", allow_pickle=False, words=words, **network)
+    (WEIGHTS / "vocabulary.txt").write_text(
+        "\n\n".join("\n".join(sorted(part)) for part in known) + "\n", encoding="utf-8"
+    )
     calibration = asdict(detector.calibration) | {"hints": sorted(detector.calibration.hints)}
     (WEIGHTS / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     """Fit on every line that may be learned from, find the limits on what was left out, write."""
-    from warmline.safety.fit_recurrent import num_steps
+    from warmline.safety.fit_network import num_steps
 
     lexicons = {lang: load_lexicon(lang) for lang in LANGUAGES}
     lines, cases = lines_to_learn(), read_cases()

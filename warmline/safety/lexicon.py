@@ -18,6 +18,7 @@ from warmline.safety.levels import Frame
 
 LANGUAGES = ("en", "es", "fr", "de", "pt", "hi-Latn")
 END = ""  # the key of a trie node under which the number of the phrase that ends there stands
+FIRST = 3  # letters, the fewest of a beginning that stands for many words
 COMMON = {"I", "NOT", "BE", "HAVE", "MY", "YOU", "THEY", "TO", "IT", "WILL"}  # never what a rule is looked up by
 
 _ELEMENT = re.compile(r"\([^)]*\)\??|\S+")
@@ -40,6 +41,7 @@ class Pattern(NamedTuple):
     """A row of elements; `anchor` is the class by which the pattern is looked up."""
 
     elements: tuple[Element, ...]
+    required: frozenset[int]  # the classes of those that may not be absent
     anchor: int
     at_start: bool
     tail: int | None  # words that may follow it in the sentence; None: as many as like
@@ -64,11 +66,11 @@ class Rule:
 
 @dataclass
 class Lexicon:
-    """A compiled pack. `trie` and `prefixes` find phrases, `phrases` their classes, `by_anchor` the rules to try."""
+    """A compiled pack. `trie` and `beginnings` find phrases, `phrases` their classes, `by_anchor` the rules to try."""
 
     trie: dict = field(default_factory=dict)
-    prefixes: dict[str, int] = field(default_factory=dict)
-    phrases: list[list[int]] = field(default_factory=list)  # the classes of each phrase
+    beginnings: dict[str, dict[str, int]] = field(default_factory=dict)  # of words, by their first FIRST letters
+    phrases: list[set[int]] = field(default_factory=list)  # the classes of each phrase
     class_ids: dict[str, int] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)  # of the classes that have a name of their own
     expand: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -83,7 +85,7 @@ class Lexicon:
         kept = [rule for rule in self.rules if not rule.families & gone]
         return Lexicon(
             self.trie,
-            self.prefixes,
+            self.beginnings,
             self.phrases,
             self.class_ids,
             self.names,
@@ -140,16 +142,15 @@ def _phrases(classes: Mapping[str, Sequence[str]], name: str, lang: str, above: 
 
 def _add(lexicon: Lexicon, phrase: str, class_id: int) -> None:
     if phrase.endswith("*") and " " not in phrase:
-        number = lexicon.prefixes.setdefault(phrase[:-1], len(lexicon.phrases))
+        number = lexicon.beginnings.setdefault(phrase[:FIRST], {}).setdefault(phrase[:-1], len(lexicon.phrases))
     else:
         node = lexicon.trie
         for word in phrase.split():
             node = node.setdefault(word, {})
         number = node.setdefault(END, len(lexicon.phrases))
     if number == len(lexicon.phrases):
-        lexicon.phrases.append([])
-    if class_id not in lexicon.phrases[number]:
-        lexicon.phrases[number].append(class_id)
+        lexicon.phrases.append(set())
+    lexicon.phrases[number].add(class_id)
 
 
 def _words_of(trie: Mapping) -> Iterable[str]:
@@ -204,7 +205,7 @@ def _pattern(lexicon: Lexicon, classes: Mapping[str, Sequence[str]], text: str, 
         raise ValueError(f"the pattern {text!r} has nothing to look for, or ends with `!` or a gap")
     names = {number: name for name, number in lexicon.class_ids.items()}
     anchor = next((each for each in reversed(required) if names[each] not in COMMON), required[-1])
-    return Pattern(tuple(elements), anchor, at_start, gap if at_end else None, negates)
+    return Pattern(tuple(elements), frozenset(required), anchor, at_start, gap if at_end else None, negates)
 
 
 def _class_of(lexicon: Lexicon, classes: Mapping[str, Sequence[str]], name: str, lang: str) -> int:

@@ -1,50 +1,66 @@
 """A small linear model of risk over hashed n-grams, for what no rule says: numpy and one file of weights."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import pairwise
-from zlib import crc32
+from typing import NamedTuple
 
 import numpy as np
 
+from warmline.safety.grams import char_grams, folded, hashes, pairs, word_grams
 from warmline.safety.levels import DOMAINS
 from warmline.safety.matcher import Reading
+from warmline.safety.windows import Kind, Window, row
 
 NUM_CHARS, NUM_WORDS, NUM_CLASSES = 1 << 17, 1 << 18, 1 << 14  # hashed features of each kind
-DIM = NUM_CHARS + NUM_WORDS + NUM_CLASSES
+DIM = NUM_CHARS + NUM_WORDS + NUM_CLASSES  # characters, then words, then classes
 SHARE = (1.0, 1.5, 0.5)  # length of each kind's part of a message's features; chosen by leaving families out
 DOMAIN_DIM = 1 << 15  # of the features that the domains are read from: the index modulo this
-CHAR_SIZES = (3, 4, 5)
-_PRIME = np.uint32(0x01000193)  # FNV-1
 
 
-@dataclass(frozen=True)
-class Features:
-    """Hashed features of a text: where, and how much."""
+class Features(NamedTuple):
+    """Hashed features of a message: where, and how much. A feature that occurs twice stands there twice."""
 
-    index: np.ndarray  # int64, in [0, DIM): characters, then words, then classes
+    index: np.ndarray  # int64, in [0, DIM)
     value: np.ndarray  # float32
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Ordinal logistic regression: `level_KD` holds the weights of P(level >= k) for k in 1 to 3."""
+    """Ordinal logistic regression: `level_DK` holds the weights of P(level >= k) for k in 1 to 3."""
 
-    level_KD: np.ndarray
+    level_DK: np.ndarray
     level_bias_K: np.ndarray
     domain_ND: np.ndarray
     domain_bias_N: np.ndarray
 
-    def logits(self, features: Features) -> np.ndarray:
-        """Log-odds of level >= 1, 2 and 3, float64."""
-        return self.level_KD[:, features.index].astype(np.float64) @ features.value + self.level_bias_K
+    def logits(self, reading: Reading, windows: Sequence[Window]) -> np.ndarray:
+        """Log-odds of level >= 1, 2 and 3 of each window, shape (windows, 3), float64.
 
-    def domain(self, features: Features) -> str:
+        The same as of its `features`, but what windows share is hashed and looked up once.
+        """
+        words = row(reading.words)
+        if not words:
+            return np.tile(self.level_bias_K, (len(windows), 1))
+        first_W = np.array([each.start for each in windows])
+        last_W = np.array([each.end - 1 for each in windows])
+        total_WK = np.tile(self.level_bias_K.astype(np.float64), (len(windows), 1))
+        kinds = (char_grams(words, NUM_CHARS), 0), (word_grams(words, NUM_WORDS), NUM_CHARS)
+        for (found, at), share in zip(kinds, SHARE, strict=False):
+            sum_WK, num_W = found.sums(self.level_DK[at:], first_W, last_W)
+            total_WK += share * sum_WK / np.sqrt(np.maximum(num_W, 1))[:, None]
+        for kind in {each.kind for each in windows} - {Kind.PASSAGE}:
+            told = NUM_CHARS + NUM_WORDS + _told(reading, kind)
+            sum_K = self.level_DK[told].astype(np.float64).sum(axis=0) * SHARE[2] / np.sqrt(max(len(told), 1))
+            total_WK[[each.kind == kind for each in windows]] += sum_K
+        return total_WK
+
+    def domain(self, reading: Reading) -> str:
         """The likeliest domain."""
-        index = features.index & (DOMAIN_DIM - 1)
-        return DOMAINS[int(np.argmax(self.domain_ND[:, index] @ features.value + self.domain_bias_N))]
+        found = features(reading)
+        index = found.index & (DOMAIN_DIM - 1)
+        return DOMAINS[int(np.argmax(self.domain_ND[:, index] @ found.value + self.domain_bias_N))]
 
 
 @cache
@@ -52,52 +68,23 @@ def load_linear() -> Linear:
     """The shipped weights. Raises OSError, KeyError or ValueError when they are missing or broken."""
     with files("warmline.safety").joinpath("weights/linear.npz").open("rb") as file:
         stored = np.load(file, allow_pickle=False)
-        level_KD, domain_ND = stored["level"].astype(np.float32), stored["domain"].astype(np.float32)
-        return Linear(level_KD, stored["level_bias"], domain_ND, stored["domain_bias"])
+        level_DK = np.ascontiguousarray(stored["level"].astype(np.float32).T)
+        return Linear(level_DK, stored["level_bias"], stored["domain"].astype(np.float32), stored["domain_bias"])
 
 
 def features(reading: Reading) -> Features:
-    """Features of what was read of a message: characters of its words, words, and the classes that stand in them."""
-    words = [word for sentence in reading.words for word in ("<", *sentence, ">")]
-    kinds = (
-        characters(reading.words),
-        NUM_CHARS + hashes(ngrams(words), NUM_WORDS),
-        NUM_CHARS + NUM_WORDS + hashes(_classes(reading), NUM_CLASSES),
-    )
-    values = [np.full(len(kind), share / np.sqrt(max(len(kind), 1))) for kind, share in zip(kinds, SHARE, strict=True)]
-    return Features(np.concatenate(kinds), np.concatenate(values).astype(np.float32))
+    """Features of a message: characters of its words, words, and what the rules found."""
+    words = row(reading.words)
+    told = NUM_CHARS + NUM_WORDS + _told(reading, Kind.WHOLE)
+    kinds = char_grams(words, NUM_CHARS).all(), NUM_CHARS + word_grams(words, NUM_WORDS).all(), told
+    values = [share / np.sqrt(max(len(kind), 1)) for kind, share in zip(kinds, SHARE, strict=True)]
+    return Features(np.concatenate(kinds), np.repeat(np.float32(values), [len(kind) for kind in kinds]))
 
 
-def characters(sentences: Iterable[Sequence[str]]) -> np.ndarray:
-    """Hashes of the character n-grams, words bounded by one space. Unique."""
-    text = " " + " ".join(word for sentence in sentences for word in sentence) + " "
-    codes = np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.uint32)
-    found = [np.zeros(0, np.uint32)]
-    for size in CHAR_SIZES:
-        if len(codes) < size:
-            break
-        hashed = np.full(len(codes) - size + 1, 2166136261 + size, np.uint32)
-        for at in range(size):
-            hashed = (hashed ^ codes[at : len(codes) - size + 1 + at]) * _PRIME
-        found.append((hashed ^ (hashed >> np.uint32(17))) & np.uint32(NUM_CHARS - 1))
-    return np.unique(np.concatenate(found)).astype(np.int64)
-
-
-def ngrams(words: Sequence[str]) -> set[str]:
-    grams = set(words)
-    grams.update(f"{a} {b}" for a, b in pairwise(words))
-    grams.update(f"{a} {b} {c}" for a, b, c in zip(words, words[1:], words[2:], strict=False))
-    return grams
-
-
-def _classes(reading: Reading) -> set[str]:
-    """Classes, pairs of classes, and what the rules said."""
-    seen = list(dict.fromkeys(reading.classes))
+def _told(reading: Reading, kind: Kind) -> np.ndarray:
+    """Places of what the rules said, of the classes that stand in the message and of pairs of these."""
     said = {f"={part}" for frame in reading.frames for part in (frame.rule, frame.rule[:-3])}
     said |= {f"!{frame.rule[:-3]}" for frame in reading.denied}
     said |= {f"~{name}" for name in reading.signals | reading.contexts | reading.stances}
-    return said | {f"#{name}" for name in seen} | {f"{a}+{b}" for a in seen for b in seen if a < b}
-
-
-def hashes(grams: Iterable[str], size: int) -> np.ndarray:
-    return np.array(sorted({crc32(gram.encode("utf-8", "replace")) & (size - 1) for gram in grams}), np.int64)
+    classes = hashes([f"#{name}" for name in sorted(set(reading.classes))] if kind == Kind.WHOLE else [])
+    return np.unique(folded(np.concatenate([hashes(sorted(said)), classes, pairs(classes)]), NUM_CLASSES))

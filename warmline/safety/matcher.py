@@ -7,10 +7,9 @@ from itertools import chain
 from typing import NamedTuple
 
 from warmline.safety.levels import Frame, Level
-from warmline.safety.lexicon import END, Lexicon, Pattern, Rule
+from warmline.safety.lexicon import END, FIRST, Lexicon, Pattern, Rule
 from warmline.safety.normalize import Speller, joined, plain
 
-LONGEST = 24  # letters of a beginning that stands for many words
 REACH = 3  # words before a statement in which a negation turns it
 
 _TOKEN = re.compile(r"[\w@$*](?:[\w*@$!+|#'€]*[\w*$])?|[.!?…]+|[,;:\n\"()]")
@@ -32,33 +31,25 @@ class Places:
     def __init__(self, words: Sequence[str], lexicon: Lexicon) -> None:
         self._found: dict[int, list[Span]] = {}  # phrase -> where
         for start, word in enumerate(words):
-            for number in _by_prefix(lexicon, word):
-                self._found.setdefault(number, []).append(Span(start, start + 1))
-            node = lexicon.trie
-            for end in range(start, len(words)):
-                node = node.get(words[end])
-                if node is None:
-                    break
+            for beginning, number in lexicon.beginnings.get(word[:FIRST], {}).items():
+                if word.startswith(beginning):
+                    self._found.setdefault(number, []).append(Span(start, start + 1))
+            node, end = lexicon.trie.get(word), start + 1
+            while node is not None:
                 if END in node:
-                    self._found.setdefault(node[END], []).append(Span(start, end + 1))
-        self._phrases: dict[int, list[int]] = {}  # class -> its phrases that were found
-        for number in self._found:
-            for class_id in lexicon.phrases[number]:
-                self._phrases.setdefault(class_id, []).append(number)
+                    self._found.setdefault(node[END], []).append(Span(start, end))
+                node = node.get(words[end]) if end < len(words) else None
+                end += 1
+        self._phrases = lexicon.phrases
+        self.classes = set().union(*(lexicon.phrases[number] for number in self._found))
         self._starts: dict[int, dict[int, list[int]]] = {}
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._phrases)
-
-    def __contains__(self, class_id: int) -> bool:
-        return class_id in self._phrases
 
     def starts(self, class_id: int) -> dict[int, list[int]]:
         """Where the class starts -> where it may end, the end excluded; in the order of the words."""
         if class_id not in self._starts:
             starts: dict[int, list[int]] = {}
-            spans = (span for number in self._phrases.get(class_id, ()) for span in self._found[number])
-            for span in sorted(spans):
+            phrases = (spans for number, spans in self._found.items() if class_id in self._phrases[number])
+            for span in sorted(chain.from_iterable(phrases)):
                 starts.setdefault(span.start, []).append(span.end)
             self._starts[class_id] = starts
         return self._starts[class_id]
@@ -89,7 +80,7 @@ class Reading:
     """What the rules read in one message. No text of it is kept but the `words`, which the linear model reads."""
 
     words: tuple[tuple[str, ...], ...]  # of each sentence, repaired
-    classes: tuple[str, ...]  # in order of appearance, for the linear model
+    classes: tuple[str, ...]  # for the linear model
     frames: tuple[Frame, ...]  # what counts, time and subject settled
     denied: tuple[Frame, ...]  # what was said not to be so
     signals: frozenset[str]
@@ -102,10 +93,15 @@ class Reading:
         return max((frame.level for frame in self.frames), default=Level.NONE)
 
 
-def read(text: str, lexicon: Lexicon, speller: Speller | None = None) -> Reading:
-    """Read a message, both as it stands and with its unknown words repaired; what either shows counts."""
+def read(text: str, lexicon: Lexicon, speller: Speller | None = None, only: frozenset[str] | None = None) -> Reading:
+    """Read a message, both as it stands and with its unknown words repaired; what either shows counts.
+
+    `only`: of its sentences, read those that hold one of these words.
+    """
     first = plain(text)
     as_is = sentences(first, lexicon)
+    if only is not None:
+        as_is = tuple(each for each in as_is if not only.isdisjoint(each.words))
     readings = [as_is]
     if speller is not None:
         repaired = sentences(joined(first), lexicon, speller)
@@ -123,17 +119,17 @@ def sentences(text: str, lexicon: Lexicon, speller: Speller | None = None) -> tu
     in_quotes, num_quotes = False, text.count('"')
     known: dict[str, tuple[str, ...]] = {}
     for token in _TOKEN.findall(text):
-        if token == '"':
-            in_quotes = not in_quotes and num_quotes > 1
-            num_quotes -= 1
-        elif _STOPS.fullmatch(token) and token != "..":
-            _close(result, words, quoted)
-        elif token[0].isalnum() or token[0] in "@$*_":
+        if token[0].isalnum() or token[0] in "@$*_":
             written = known.get(token)
             if written is None:
                 written = known[token] = _written_out(token, lexicon, speller)
             words += written
             quoted += [in_quotes] * len(written)
+        elif token == '"':
+            in_quotes = not in_quotes and num_quotes > 1
+            num_quotes -= 1
+        elif _STOPS.fullmatch(token):
+            _close(result, words, quoted)
     _close(result, words, quoted)
     return tuple(_rejoin(result))
 
@@ -179,7 +175,7 @@ def _written_out(token: str, lexicon: Lexicon, speller: Speller | None) -> tuple
 
 
 class Parsed(NamedTuple):
-    """What one sentence shows: its classes by name, in the order in which they are found, and the rules that it fits."""
+    """What one sentence shows: its classes by name, and the rules that it fits."""
 
     classes: tuple[str, ...]
     hits: tuple[Hit, ...]
@@ -187,7 +183,7 @@ class Parsed(NamedTuple):
 
 def _parse(sentence: Sentence, lexicon: Lexicon) -> Parsed:
     places = Places(sentence.words, lexicon)
-    classes = tuple(lexicon.names[class_id] for class_id in places if class_id in lexicon.names)
+    classes = tuple(lexicon.names[class_id] for class_id in sorted(places.classes) if class_id in lexicon.names)
     return Parsed(classes, tuple(_hits(sentence, places, lexicon)))
 
 
@@ -224,7 +220,7 @@ def _settle(hits: Sequence[Hit], contexts: frozenset[str], stances: set[str]) ->
 def _hits(sentence: Sentence, places: Places, lexicon: Lexicon) -> Iterator[Hit]:
     outer = {at for span in places.spans(lexicon.class_ids.get("NOT_REALLY", -1)) for at in range(*span)}
     turning = [span.start for span in places.spans(lexicon.class_ids.get("NOT", -1)) if span.start not in outer]
-    for class_id in places:
+    for class_id in sorted(places.classes):
         for rule in lexicon.by_anchor.get(class_id, ()):
             matched = match(rule.pattern, places, len(sentence.words))
             if matched is None:
@@ -241,7 +237,7 @@ def match(pattern: Pattern, places: Places, num_words: int) -> tuple[Span, froze
 
     Each pair of an element and a place is tried once, so that time grows with the words, not with their combinations.
     """
-    if any(not element.optional and element.class_id not in places for element in pattern.elements):
+    if not pattern.required <= places.classes:
         return None
     dead: set[tuple[int, int]] = set()
     first = pattern.elements[0]
@@ -275,14 +271,6 @@ def _follow(
             return rest
     dead.add((index, at))
     return None
-
-
-def _by_prefix(lexicon: Lexicon, word: str) -> Sequence[int]:
-    if not lexicon.prefixes:
-        return ()
-    return [
-        lexicon.prefixes[word[:end]] for end in range(3, min(len(word), LONGEST) + 1) if word[:end] in lexicon.prefixes
-    ]
 
 
 def _merge(readings: Sequence[Reading]) -> Reading:

@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping
 from functools import lru_cache
 
 EDGE = 8_000  # characters read of each end of a message
@@ -94,6 +93,10 @@ def _without_marks(text: str) -> str:
     kept: list[str] = []
     latin = False
     for char in unicodedata.normalize("NFD", text):
+        if char.isascii():
+            kept.append(char)
+            latin = True
+            continue
         category = unicodedata.category(char)
         if category == "Cf" or 0xFE00 <= ord(char) <= 0xFE0F or category == "Me":
             continue
@@ -142,10 +145,10 @@ def joined(text: str) -> str:
 class Speller:
     """Repairs words that no dictionary knows, towards words that matter.
 
-    `known`: every ordinary word with how common it is. `risk`: the words that rules look for.
+    `known`: every ordinary word. `risk`: the words that rules look for.
     """
 
-    def __init__(self, known: Mapping[str, int], risk: frozenset[str]) -> None:
+    def __init__(self, known: frozenset[str], risk: frozenset[str]) -> None:
         self._known = known
         self._risk = risk
         self._masked = [word for word in risk if 4 <= len(word) <= 12]

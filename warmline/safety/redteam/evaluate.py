@@ -20,10 +20,10 @@ def score(cases: Sequence[Case], detector: Detector, advance: Advance) -> Iterat
 
 def num_steps(cases: Sequence[Case]) -> int:
     """Of what `leave_families_out` reports its progress: steps of all fits, and cases."""
-    from warmline.safety import fit_recurrent
+    from warmline.safety import fit_network
     from warmline.safety.fitting import NUM_FOLDS, lines_to_learn
 
-    return NUM_FOLDS * fit_recurrent.num_steps(lines_to_learn()) + len(cases)
+    return NUM_FOLDS * fit_network.num_steps(lines_to_learn()) + len(cases)
 
 
 def leave_families_out(cases: Sequence[Case], advance: Advance) -> Iterator[Scored]:

@@ -11,11 +11,12 @@ from importlib.resources import files
 
 import numpy as np
 
+from warmline.safety.grams import char_grams, word_grams
 from warmline.safety.levels import Level
-from warmline.safety.linear import characters, hashes, ngrams
 from warmline.safety.validate.context import ReplyContext, known_stems, stem
 from warmline.safety.validate.violations import Check, Violation, violation
 from warmline.safety.validate.words import Span, View, read
+from warmline.safety.windows import FIRST, LAST
 
 NUM_CHARS, NUM_WORDS = 1 << 14, 1 << 15  # hashed features of each kind
 SHARE = (1.0, 1.5)  # length of each kind's part of a sentence's features
@@ -62,7 +63,8 @@ class Wording:
 
 def features(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Hashed characters and words of a sentence: where, and how much."""
-    kinds = characters([words]) & (NUM_CHARS - 1), NUM_CHARS + hashes(ngrams(["<", *words, ">"]), NUM_WORDS)
+    marked = [FIRST, *words, LAST]
+    kinds = char_grams(marked, NUM_CHARS).all(), NUM_CHARS + word_grams(marked, NUM_WORDS).all()
     kinds = tuple(np.unique(kind) for kind in kinds)
     values = [np.full(len(kind), share / np.sqrt(max(len(kind), 1))) for kind, share in zip(kinds, SHARE, strict=True)]
     return np.concatenate(kinds), np.concatenate(values).astype(np.float32)

@@ -1,0 +1,107 @@
+"""A message as the models read it: its words in a row, and the runs of words in it that are each read for themselves."""
+
+from collections.abc import Iterator, Sequence
+from enum import Enum, auto
+from typing import NamedTuple
+
+FIRST, LAST = "<", ">"  # before and after each sentence
+PART_WORDS = 100  # more or less, that are read at once; a longer message is read in parts
+LONG, PASSAGE_WORDS, FEWEST = (
+    60,
+    25,
+    8,
+)  # words: of a message whose passages are read too, of a passage, of the shortest
+MOST = 60  # passages, more or less, of the longest message
+
+
+class Kind(Enum):
+    """What of the rules, which read the whole message, is told with a window."""
+
+    WHOLE = auto()  # everything
+    PART = auto()  # what they say, but not the classes that stand somewhere in the message
+    PASSAGE = auto()  # nothing
+
+
+class Window(NamedTuple):
+    """Words `start` to `end` of a row, the end excluded."""
+
+    start: int
+    end: int
+    kind: Kind
+
+
+class _Piece(NamedTuple):
+    """A sentence, or a part of a long one, with the marks at its ends."""
+
+    start: int
+    end: int
+    num_words: int
+
+
+def row(sentences: Sequence[Sequence[str]]) -> list[str]:
+    """The words of all sentences, with their ends marked.
+
+    >>> row([("so", "tired"), ("bye",)])
+    ['<', 'so', 'tired', '>', '<', 'bye', '>']
+    """
+    return [word for sentence in sentences for word in (FIRST, *sentence, LAST)]
+
+
+def windows(sentences: Sequence[Sequence[str]]) -> Iterator[Window]:
+    """The message, or its parts of about PART_WORDS; of one with more than LONG words also its passages.
+
+    What one sentence says must not drown in what stands before and after it.
+    """
+    num_words = sum(map(len, sentences))
+    if num_words <= 1.5 * PART_WORDS:
+        yield Window(0, num_words + 2 * len(sentences), Kind.WHOLE)
+    else:
+        yield from _parts(sentences)
+    if num_words > LONG:
+        yield from _passages(sentences, max(num_words // MOST, PASSAGE_WORDS))
+
+
+def _parts(sentences: Sequence[Sequence[str]]) -> Iterator[Window]:
+    """Each begins with the last piece of the one before."""
+    part: list[_Piece] = []
+    for piece in _pieces(sentences):
+        part.append(piece)
+        if _size(part) >= PART_WORDS:
+            yield Window(part[0].start, part[-1].end, Kind.PART)
+            part = part[-1:]
+    if len(part) > 1:
+        yield Window(part[0].start, part[-1].end, Kind.PART)
+
+
+def _passages(sentences: Sequence[Sequence[str]], size: int) -> Iterator[Window]:
+    """For each sentence, the fewest that end with it and have `size` words; of a very long message longer ones, half over half."""
+    part: list[_Piece] = []
+    step = size if size > PASSAGE_WORDS else 0
+    for piece in _pieces(sentences):
+        part.append(piece)
+        if _size(part) < step:
+            continue
+        while _size(part[1:]) >= size:
+            part.pop(0)
+        if _size(part) >= FEWEST:
+            yield Window(part[0].start, part[-1].end, Kind.PASSAGE)
+        if step:
+            part = part[(len(part) + 1) // 2 :]
+    if step and part:
+        yield Window(part[0].start, part[-1].end, Kind.PASSAGE)
+
+
+def _size(pieces: Sequence[_Piece]) -> int:
+    return sum(piece.num_words for piece in pieces)
+
+
+def _pieces(sentences: Sequence[Sequence[str]]) -> Iterator[_Piece]:
+    """Sentences, none longer than a quarter of a part."""
+    most = PART_WORDS // 4
+    at = 0  # the mark before the sentence
+    for sentence in sentences:
+        last = at + len(sentence) + 1  # the mark after it
+        for start in range(at + 1, last, most):
+            end = min(start + most, last)
+            yield _Piece(start - (start == at + 1), end + (end == last), end - start)
+        at = last + 1
