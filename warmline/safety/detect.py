@@ -17,9 +17,10 @@ from warmline.safety.linear import Linear, load_linear
 from warmline.safety.matcher import Reading, read
 from warmline.safety.network import Network, load_network
 from warmline.safety.normalize import Speller, passages, plain
-from warmline.safety.windows import row, windows
+from warmline.safety.windows import Kind, Window, row, windows
 
 RANKED = 4  # windows of a message that the network reads
+DISCOUNT = 1.0  # of the log-odds of a passage: torn out of its message it is less sure
 SHORT = 12  # words of a turn that may be part of a statement split over turns
 NETWORK_SHARE = 0.75  # of the network in the sum of both
 NUM_JOINED = 3  # newest turns that such a statement is looked for in
@@ -219,22 +220,27 @@ def linear_logits(reading: Reading | None, linear: Linear | None) -> np.ndarray:
     """The linear model's log-odds of level >= 1, 2, 3 for each window. Raises without weights or reading."""
     if linear is None or reading is None:
         raise ValueError("no weights, or nothing was read")
-    return linear.logits(reading, list(windows(reading.words)))
+    every = list(windows(reading.words))
+    return linear.logits(reading, every) - _discount(every)
 
 
 def network_logits(reading: Reading | None, network: Network | None, linear_WK: np.ndarray | None = None) -> np.ndarray:
     """The same of the network. Of many windows it reads the RANKED that the linear model finds riskiest."""
     if network is None or reading is None:
         raise ValueError("no weights, or nothing was read")
-    words = row(reading.words)
-    every = [words[each.start : each.end] for each in windows(reading.words)]
-    if linear_WK is None or len(every) <= RANKED:
-        return network.logits(every).astype(np.float64)
-    chosen = np.argsort(linear_WK[:, 0], kind="stable")[-RANKED:]
-    found = network.logits([every[at] for at in chosen]).astype(np.float64)
-    logits_WK = np.tile(found.min(axis=0), (len(every), 1))
-    logits_WK[chosen] = found
+    words, every = row(reading.words), list(windows(reading.words))
+    chosen = np.arange(len(every))
+    if linear_WK is not None and len(every) > RANKED:
+        chosen = np.argsort(linear_WK[:, 0], kind="stable")[-RANKED:]
+    found_NK = network.logits([words[every[at].start : every[at].end] for at in chosen]).astype(np.float64)
+    found_NK -= _discount([every[at] for at in chosen])
+    logits_WK = np.tile(found_NK.min(axis=0), (len(every), 1))
+    logits_WK[chosen] = found_NK
     return logits_WK
+
+
+def _discount(read: Sequence[Window]) -> np.ndarray:
+    return DISCOUNT * np.array([[each.kind == Kind.PASSAGE] for each in read])
 
 
 def mixed(linear_WK: np.ndarray | None, network_WK: np.ndarray | None, calibration: Calibration) -> np.ndarray | None:

@@ -6,11 +6,7 @@ from typing import NamedTuple
 
 FIRST, LAST = "<", ">"  # before and after each sentence
 PART_WORDS = 100  # more or less, that are read at once; a longer message is read in parts
-LONG, PASSAGE_WORDS, FEWEST = (
-    60,
-    25,
-    8,
-)  # words: of a message whose passages are read too, of a passage, of the shortest
+PASSAGE_WORDS, FEWEST = 12, 6  # words: of a passage, of the shortest
 MOST = 60  # passages, more or less, of the longest message
 
 
@@ -48,7 +44,7 @@ def row(sentences: Sequence[Sequence[str]]) -> list[str]:
 
 
 def windows(sentences: Sequence[Sequence[str]]) -> Iterator[Window]:
-    """The message, or its parts of about PART_WORDS; of one with more than LONG words also its passages.
+    """The message, or its parts of about PART_WORDS; of one with several sentences also its passages.
 
     What one sentence says must not drown in what stands before and after it.
     """
@@ -57,7 +53,7 @@ def windows(sentences: Sequence[Sequence[str]]) -> Iterator[Window]:
         yield Window(0, num_words + 2 * len(sentences), Kind.WHOLE)
     else:
         yield from _parts(sentences)
-    if num_words > LONG:
+    if len(sentences) > 1 or num_words > PART_WORDS // 4:
         yield from _passages(sentences, max(num_words // MOST, PASSAGE_WORDS))
 
 
