@@ -17,10 +17,10 @@ from warmline.safety.linear import Linear, load_linear
 from warmline.safety.matcher import Reading, read
 from warmline.safety.network import Network, load_network
 from warmline.safety.normalize import Speller, passages, plain
-from warmline.safety.windows import Kind, Window, row, windows
+from warmline.safety.windows import Window, row, windows
 
 RANKED = 4  # windows of a message that the network reads
-DISCOUNT = 1.0  # of the log-odds of a passage: torn out of its message it is less sure
+DISCOUNT = 0.5  # of the log-odds of a passage: torn out of its message it is less sure
 SHORT = 12  # words of a turn that may be part of a statement split over turns
 NETWORK_SHARE = 0.75  # of the network in the sum of both
 NUM_JOINED = 3  # newest turns that such a statement is looked for in
@@ -240,7 +240,7 @@ def network_logits(reading: Reading | None, network: Network | None, linear_WK: 
 
 
 def _discount(read: Sequence[Window]) -> np.ndarray:
-    return DISCOUNT * np.array([[each.kind == Kind.PASSAGE] for each in read])
+    return DISCOUNT * np.array([[each.is_passage] for each in read])
 
 
 def mixed(linear_WK: np.ndarray | None, network_WK: np.ndarray | None, calibration: Calibration) -> np.ndarray | None:

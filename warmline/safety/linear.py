@@ -10,8 +10,8 @@ import numpy as np
 
 from warmline.safety.grams import char_grams, folded, hashes, pairs, word_grams
 from warmline.safety.levels import DOMAINS
-from warmline.safety.matcher import Reading
-from warmline.safety.windows import Kind, Window, row
+from warmline.safety.matcher import Reading, reading_of
+from warmline.safety.windows import Window, row
 
 NUM_CHARS, NUM_WORDS, NUM_CLASSES = 1 << 17, 1 << 18, 1 << 14  # hashed features of each kind
 DIM = NUM_CHARS + NUM_WORDS + NUM_CLASSES  # characters, then words, then classes
@@ -50,10 +50,11 @@ class Linear:
         for (found, at), share in zip(kinds, SHARE, strict=False):
             sum_WK, num_W = found.sums(self.level_DK[at:], first_W, last_W)
             total_WK += share * sum_WK / np.sqrt(np.maximum(num_W, 1))[:, None]
-        for kind in {each.kind for each in windows} - {Kind.PASSAGE}:
-            told = NUM_CHARS + NUM_WORDS + _told(reading, kind)
-            sum_K = self.level_DK[told].astype(np.float64).sum(axis=0) * SHARE[2] / np.sqrt(max(len(told), 1))
-            total_WK[[each.kind == kind for each in windows]] += sum_K
+        for number, window in enumerate(windows):
+            is_whole = window.last - window.first + 1 == len(reading.sentences) and not window.is_passage
+            part = reading if is_whole else reading_of(reading.sentences[window.first : window.last + 1])
+            told = NUM_CHARS + NUM_WORDS + _told(part)
+            total_WK[number] += self.level_DK[told].sum(axis=0) * SHARE[2] / np.sqrt(max(len(told), 1))
         return total_WK
 
     def domain(self, reading: Reading) -> str:
@@ -75,16 +76,16 @@ def load_linear() -> Linear:
 def features(reading: Reading) -> Features:
     """Features of a message: characters of its words, words, and what the rules found."""
     words = row(reading.words)
-    told = NUM_CHARS + NUM_WORDS + _told(reading, Kind.WHOLE)
+    told = NUM_CHARS + NUM_WORDS + _told(reading)
     kinds = char_grams(words, NUM_CHARS).all(), NUM_CHARS + word_grams(words, NUM_WORDS).all(), told
     values = [share / np.sqrt(max(len(kind), 1)) for kind, share in zip(kinds, SHARE, strict=True)]
     return Features(np.concatenate(kinds), np.repeat(np.float32(values), [len(kind) for kind in kinds]))
 
 
-def _told(reading: Reading, kind: Kind) -> np.ndarray:
+def _told(reading: Reading) -> np.ndarray:
     """Places of what the rules said, of the classes that stand in the message and of pairs of these."""
     said = {f"={part}" for frame in reading.frames for part in (frame.rule, frame.rule[:-3])}
     said |= {f"!{frame.rule[:-3]}" for frame in reading.denied}
     said |= {f"~{name}" for name in reading.signals | reading.contexts | reading.stances}
-    classes = hashes([f"#{name}" for name in sorted(set(reading.classes))] if kind == Kind.WHOLE else [])
+    classes = hashes([f"#{name}" for name in sorted({name for each in reading.sentences for name in each.classes})])
     return np.unique(folded(np.concatenate([hashes(sorted(said)), classes, pairs(classes)]), NUM_CLASSES))

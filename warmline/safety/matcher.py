@@ -1,7 +1,7 @@
 """Read one message with a lexicon: words, sentences, the classes in them, and the rules that they fit."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
@@ -75,17 +75,29 @@ class Hit(NamedTuple):
     quoted: bool
 
 
+class Parsed(NamedTuple):
+    """What one sentence shows: its words, its classes by name, and the rules that it fits."""
+
+    words: tuple[str, ...]
+    classes: tuple[str, ...]
+    hits: tuple[Hit, ...]
+
+
 @dataclass(frozen=True)
 class Reading:
-    """What the rules read in one message. No text of it is kept but the `words`, which the linear model reads."""
+    """What the rules read in one message. No text of it is kept but the words, which the models read."""
 
-    words: tuple[tuple[str, ...], ...]  # of each sentence, repaired
-    classes: tuple[str, ...]  # for the linear model
+    sentences: tuple[Parsed, ...]  # repaired
     frames: tuple[Frame, ...]  # what counts, time and subject settled
     denied: tuple[Frame, ...]  # what was said not to be so
     signals: frozenset[str]
     contexts: frozenset[str]
     stances: frozenset[str]
+
+    @property
+    def words(self) -> tuple[tuple[str, ...], ...]:
+        """The words of each sentence."""
+        return tuple(sentence.words for sentence in self.sentences)
 
     @property
     def level(self) -> Level:
@@ -108,7 +120,7 @@ def read(text: str, lexicon: Lexicon, speller: Speller | None = None, only: froz
         if repaired != as_is:
             readings.append(repaired)
     parsed = {sentence: _parse(sentence, lexicon) for sentence in dict.fromkeys(chain(*readings))}
-    return _merge([_reading(each, parsed) for each in readings])
+    return _merge([reading_of([parsed[sentence] for sentence in each]) for each in readings])
 
 
 def sentences(text: str, lexicon: Lexicon, speller: Speller | None = None) -> tuple[Sentence, ...]:
@@ -174,28 +186,20 @@ def _written_out(token: str, lexicon: Lexicon, speller: Speller | None) -> tuple
     return (word,) if word else ()
 
 
-class Parsed(NamedTuple):
-    """What one sentence shows: its classes by name, and the rules that it fits."""
-
-    classes: tuple[str, ...]
-    hits: tuple[Hit, ...]
-
-
 def _parse(sentence: Sentence, lexicon: Lexicon) -> Parsed:
     places = Places(sentence.words, lexicon)
     classes = tuple(lexicon.names[class_id] for class_id in sorted(places.classes) if class_id in lexicon.names)
-    return Parsed(classes, tuple(_hits(sentence, places, lexicon)))
+    return Parsed(sentence.words, classes, tuple(_hits(sentence, places, lexicon)))
 
 
-def _reading(found: Sequence[Sentence], parsed: Mapping[Sentence, Parsed]) -> Reading:
-    hits = [hit for sentence in found for hit in parsed[sentence].hits]
+def reading_of(sentences: Sequence[Parsed]) -> Reading:
+    """What sentences show together."""
+    hits = [hit for sentence in sentences for hit in sentence.hits]
     contexts = frozenset(hit.rule.what for hit in hits if hit.rule.says == "context")
     stances = {hit.rule.what for hit in hits if hit.rule.says == "stance" and not hit.negated}
     signals = frozenset(hit.rule.what for hit in hits if hit.rule.says == "signal" and not hit.negated)
     counted, denied = _settle(hits, contexts, stances)
-    classes = tuple(name for sentence in found for name in parsed[sentence].classes)
-    words = tuple(each.words for each in found)
-    return Reading(words, classes, counted, denied, signals, contexts, frozenset(stances))
+    return Reading(tuple(sentences), counted, denied, signals, contexts, frozenset(stances))
 
 
 def _settle(hits: Sequence[Hit], contexts: frozenset[str], stances: set[str]) -> tuple[tuple[Frame, ...], ...]:
@@ -274,13 +278,11 @@ def _follow(
 
 
 def _merge(readings: Sequence[Reading]) -> Reading:
-    """What any of the readings shows; words and classes of the last, the most repaired."""
+    """What any of the readings shows; the sentences of the last, the most repaired."""
     if len(readings) == 1:
         return readings[0]
-    last = readings[-1]
     return Reading(
-        last.words,
-        last.classes,
+        readings[-1].sentences,
         tuple(dict.fromkeys(frame for each in readings for frame in each.frames)),
         tuple(dict.fromkeys(frame for each in readings for frame in each.denied)),
         frozenset().union(*(each.signals for each in readings)),

@@ -1,7 +1,6 @@
 """A message as the models read it: its words in a row, and the runs of words in it that are each read for themselves."""
 
 from collections.abc import Iterator, Sequence
-from enum import Enum, auto
 from typing import NamedTuple
 
 FIRST, LAST = "<", ">"  # before and after each sentence
@@ -10,20 +9,14 @@ PASSAGE_WORDS, FEWEST = 12, 6  # words: of a passage, of the shortest
 MOST = 60  # passages, more or less, of the longest message
 
 
-class Kind(Enum):
-    """What of the rules, which read the whole message, is told with a window."""
-
-    WHOLE = auto()  # everything
-    PART = auto()  # what they say, but not the classes that stand somewhere in the message
-    PASSAGE = auto()  # nothing
-
-
 class Window(NamedTuple):
-    """Words `start` to `end` of a row, the end excluded."""
+    """Words `start` to `end` of a row, the end excluded: of the sentences `first` to `last`, the last included."""
 
     start: int
     end: int
-    kind: Kind
+    first: int
+    last: int
+    is_passage: bool = False  # of a message that is also read as a whole, or in longer parts
 
 
 class _Piece(NamedTuple):
@@ -31,6 +24,7 @@ class _Piece(NamedTuple):
 
     start: int
     end: int
+    sentence: int
     num_words: int
 
 
@@ -50,7 +44,7 @@ def windows(sentences: Sequence[Sequence[str]]) -> Iterator[Window]:
     """
     num_words = sum(map(len, sentences))
     if num_words <= 1.5 * PART_WORDS:
-        yield Window(0, num_words + 2 * len(sentences), Kind.WHOLE)
+        yield Window(0, num_words + 2 * len(sentences), 0, len(sentences) - 1)
     else:
         yield from _parts(sentences)
     if len(sentences) > 1 or num_words > PART_WORDS // 4:
@@ -63,10 +57,10 @@ def _parts(sentences: Sequence[Sequence[str]]) -> Iterator[Window]:
     for piece in _pieces(sentences):
         part.append(piece)
         if _size(part) >= PART_WORDS:
-            yield Window(part[0].start, part[-1].end, Kind.PART)
+            yield _window(part)
             part = part[-1:]
     if len(part) > 1:
-        yield Window(part[0].start, part[-1].end, Kind.PART)
+        yield _window(part)
 
 
 def _passages(sentences: Sequence[Sequence[str]], size: int) -> Iterator[Window]:
@@ -80,11 +74,15 @@ def _passages(sentences: Sequence[Sequence[str]], size: int) -> Iterator[Window]
         while _size(part[1:]) >= size:
             part.pop(0)
         if _size(part) >= FEWEST:
-            yield Window(part[0].start, part[-1].end, Kind.PASSAGE)
+            yield _window(part, is_passage=True)
         if step:
             part = part[(len(part) + 1) // 2 :]
     if step and part:
-        yield Window(part[0].start, part[-1].end, Kind.PASSAGE)
+        yield _window(part, is_passage=True)
+
+
+def _window(pieces: Sequence[_Piece], *, is_passage: bool = False) -> Window:
+    return Window(pieces[0].start, pieces[-1].end, pieces[0].sentence, pieces[-1].sentence, is_passage)
 
 
 def _size(pieces: Sequence[_Piece]) -> int:
@@ -95,9 +93,9 @@ def _pieces(sentences: Sequence[Sequence[str]]) -> Iterator[_Piece]:
     """Sentences, none longer than a quarter of a part."""
     most = PART_WORDS // 4
     at = 0  # the mark before the sentence
-    for sentence in sentences:
+    for number, sentence in enumerate(sentences):
         last = at + len(sentence) + 1  # the mark after it
         for start in range(at + 1, last, most):
             end = min(start + most, last)
-            yield _Piece(start - (start == at + 1), end + (end == last), end - start)
+            yield _Piece(start - (start == at + 1), end + (end == last), number, end - start)
         at = last + 1
