@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
@@ -220,7 +220,7 @@ def linear_logits(reading: Reading | None, linear: Linear | None) -> np.ndarray:
     """The linear model's log-odds of level >= 1, 2, 3 for each window. Raises without weights or reading."""
     if linear is None or reading is None:
         raise ValueError("no weights, or nothing was read")
-    every = list(windows(reading.words))
+    every = list(_windows(reading))
     return linear.logits(reading, every) - _discount(every)
 
 
@@ -228,7 +228,7 @@ def network_logits(reading: Reading | None, network: Network | None, linear_WK: 
     """The same of the network. Of many windows it reads the RANKED that the linear model finds riskiest."""
     if network is None or reading is None:
         raise ValueError("no weights, or nothing was read")
-    words, every = row(reading.words), list(windows(reading.words))
+    words, every = row(reading.words), list(_windows(reading))
     chosen = np.arange(len(every))
     if linear_WK is not None and len(every) > RANKED:
         chosen = np.argsort(linear_WK[:, 0], kind="stable")[-RANKED:]
@@ -237,6 +237,10 @@ def network_logits(reading: Reading | None, network: Network | None, linear_WK: 
     logits_WK = np.tile(found_NK.min(axis=0), (len(every), 1))
     logits_WK[chosen] = found_NK
     return logits_WK
+
+
+def _windows(reading: Reading) -> Iterator[Window]:
+    return windows(reading.words, [sentence.is_for_machines for sentence in reading.sentences])
 
 
 def _discount(read: Sequence[Window]) -> np.ndarray:

@@ -10,6 +10,7 @@ from warmline.safety.levels import Frame, Level
 from warmline.safety.lexicon import END, FIRST, Lexicon, Pattern, Rule
 from warmline.safety.normalize import Speller, joined, plain
 
+MACHINE = "machine"  # the context of what is said to the program
 REACH = 3  # words before a statement in which a negation turns it
 
 _TOKEN = re.compile(r"[\w@$*](?:[\w*@$!+|#'€]*[\w*$])?|[.!?…]+|[,;:\n\"()]")
@@ -81,6 +82,11 @@ class Parsed(NamedTuple):
     words: tuple[str, ...]
     classes: tuple[str, ...]
     hits: tuple[Hit, ...]
+
+    @property
+    def is_for_machines(self) -> bool:
+        """Whether it speaks to the program and not to the companion."""
+        return any(hit.rule.says == "context" and hit.rule.what == MACHINE for hit in self.hits)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A message as the models read it: its words in a row, and the runs of words in it that are each read for themselves."""
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 FIRST, LAST = "<", ">"  # before and after each sentence
@@ -37,18 +38,32 @@ def row(sentences: Sequence[Sequence[str]]) -> list[str]:
     return [word for sentence in sentences for word in (FIRST, *sentence, LAST)]
 
 
-def windows(sentences: Sequence[Sequence[str]]) -> Iterator[Window]:
+def windows(sentences: Sequence[Sequence[str]], apart: Sequence[bool] = ()) -> Iterator[Window]:
     """The message, or its parts of about PART_WORDS; of one with several sentences also its passages.
 
-    What one sentence says must not drown in what stands before and after it.
+    What one sentence says must not drown in what stands before and after it. `apart`: of each sentence, whether it is
+    no part of what is told; the sentences between such are read by themselves too.
     """
     num_words = sum(map(len, sentences))
+    if any(apart) and num_words <= 1.5 * PART_WORDS:
+        yield from _between(sentences, apart)
     if num_words <= 1.5 * PART_WORDS:
         yield Window(0, num_words + 2 * len(sentences), 0, len(sentences) - 1)
     else:
         yield from _parts(sentences)
     if len(sentences) > 1 or num_words > PART_WORDS // 4:
         yield from _passages(sentences, max(num_words // MOST, PASSAGE_WORDS))
+
+
+def _between(sentences: Sequence[Sequence[str]], apart: Sequence[bool]) -> Iterator[Window]:
+    """Each run of sentences that are not apart."""
+    ends = list(accumulate(len(sentence) + 2 for sentence in sentences))
+    numbers = range(len(sentences))
+    for is_apart, run in groupby(numbers, key=apart.__getitem__):
+        if not is_apart:
+            first, *rest = run
+            last = rest[-1] if rest else first
+            yield Window(ends[first] - len(sentences[first]) - 2, ends[last], first, last)
 
 
 def _parts(sentences: Sequence[Sequence[str]]) -> Iterator[Window]:
