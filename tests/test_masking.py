@@ -30,6 +30,7 @@ MASKED = {
     "Just call 555-0199.": "Just call [phone].",
     "phone: 555-0199": "phone: [phone]",
     "Find me: @quiet_hours": "Find me: [handle]",
+    "@quiet_hours@late_hours": "[handle]",
     "example.com555.010.0199": "[link] [phone]",
 }
 KEPT = [

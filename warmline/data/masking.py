@@ -13,7 +13,7 @@ IN_LINK = r"[^\s<>\"“”¿¡]"
 LINK = re.compile(rf"(?:https?://|www\.(?=[a-z0-9-]+\.[a-z])){IN_LINK}+", re.IGNORECASE)
 EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}", re.IGNORECASE)
 DOMAIN = re.compile(rf"(?<![\w@.-])[a-z0-9-]+(?:\.[a-z0-9-]+)*\.{TLD}\b(?:[/?#]{IN_LINK}*)?", re.IGNORECASE)
-HANDLE = re.compile(r"(?<![\w@/.])@[a-z]\w{2,29}\b", re.IGNORECASE)
+HANDLE = re.compile(r"(?<![\w@/.])(?:@[a-z]\w{2,29}\b)+", re.IGNORECASE)  # several that touch are one
 PHONE = re.compile(
     r"""
     (?=[+(\d])(?<!\d)(?<![\d$€£#+][.,/-])(?<![$€£#+])  # the first test is for speed
