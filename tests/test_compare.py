@@ -19,7 +19,7 @@ from .test_cli import refused, warmline
 SUITE = "responses"
 
 
-def row(number: int, *, status: str = "scored", **scores: object) -> dict[str, Any]:
+def row(number: int, /, status: str = "scored", **scores: Any) -> dict[str, Any]:
     return {"id": f"s{number}", "status": status, "scores": scores, "about": {"conversation": f"c{number // 2}"}}
 
 
@@ -65,8 +65,8 @@ def test_a_difference_is_paired_over_the_samples_that_both_scored(run: RunDir) -
     [("bleu_4", "higher, better"), ("mae", "higher, worse"), ("loss", "higher, worse"), ("question", "higher")],
 )
 def test_a_verdict_says_better_only_where_the_direction_is_known(run: RunDir, metric: str, verdict: str) -> None:
-    write(run, "base", [row(n, **{metric: 1}) for n in range(20)])
-    write(run, "sft", [row(n, **{metric: 2}) for n in range(20)])
+    write(run, "base", [row(n, "scored", **{metric: 1}) for n in range(20)])
+    write(run, "sft", [row(n, "scored", **{metric: 2}) for n in range(20)])
     assert compared(run, run).lines[0].verdict == verdict
     lower = verdict.replace("higher", "lower")
     swapped = {"better": "worse", "worse": "better"}

@@ -3,8 +3,9 @@
 Material (scenarios, prompts, criteria) is read from a folder, `eqbench3/` under WARMLINE_DATA; nothing of it stands here.
 As in the benchmark's own code: each prompt of a scenario is put into the master prompt of its kind, the earlier turns
 stay in the conversation, the debrief is asked last, and analyses have none. A scenario's score is the mean of the criteria
-that say how able the respondent is (the first six of a role-play's, all of an analysis'), 0 to 20, times 5; the benchmark
-is the mean over scenarios. Pairwise Elo, the benchmark's other number, is not computed here: warmline/evaluate/pairwise.py
+that say how able the respondent is (six of a role-play's, all of an analysis'), 0 to 20, times 5; the benchmark
+is the mean over scenarios. It draws at temperature 0.7 (0.5 for the debrief); its min_p of 0.1 has no counterpart here, and
+answers are cut at 4,096 tokens rather than 12,000. Pairwise Elo, the benchmark's other number, is not computed here: warmline/evaluate/pairwise.py
 holds two models against each other.
 """
 
@@ -28,6 +29,7 @@ Kind = Literal["role-play", "drafting", "analysis"]
 
 FOLDER = "eqbench3"  # under WARMLINE_DATA
 SAMPLING = Sampling(temperature=0.7, top_p=1.0, max_new_tokens=4096, seed=7)
+DEBRIEF_TEMPERATURE = 0.5  # at most
 SCALE = 5.0  # from 0..20 to 0..100
 ABLE = frozenset(  # of a role-play's criteria, those of which the rubric's prompt says that higher is better
     "demonstrated_empathy pragmatic_ei depth_of_insight social_dexterity emotional_reasoning message_tailoring".split()
@@ -63,6 +65,7 @@ class Material:
     """All that is read from the folder."""
 
     scenarios: tuple[Scenario, ...]
+    left_out: tuple[str, ...]  # scenarios without a heading `Prompt`: the benchmark's own parser drops them (409)
     masters: Mapping[Kind, str]  # each with the place {scenario_prompt}
     debrief: str
     rubric_prompts: Mapping[bool, str]  # is an analysis -> prompt with {transcript}, {debrief} and {output_format}
@@ -99,7 +102,7 @@ def load_material(data_root: Path | None) -> Material:
     folder = data_root / FOLDER
     if not folder.is_dir():
         raise MaterialError(f"{folder} does not exist; expected EQ-Bench 3's prompts, criteria and scenarios")
-    masters = {kind: _with_places(folder, name, "scenario_prompt") for kind, name in MASTERS.items()}
+    masters: dict[Kind, str] = {kind: _with_places(folder, name, "scenario_prompt") for kind, name in MASTERS.items()}
     rubric_prompts = {
         False: _with_places(folder, RUBRICS[False], "transcript", "debrief", "output_format"),
         True: _with_places(folder, RUBRICS[True], "transcript", "output_format"),
@@ -107,14 +110,19 @@ def load_material(data_root: Path | None) -> Material:
     rubrics = {is_analysis: _rubric(folder / name) for is_analysis, name in CRITERIA.items()}
     if missing := sorted(ABLE - {*rubrics[False].criteria}):
         raise MaterialError(f"{folder / CRITERIA[False]}: the criterion {missing[0]} is missing")
-    scenarios = tuple(parse_scenarios(_text(folder / SCENARIOS), str(folder / SCENARIOS)))
-    return Material(scenarios, masters, _text(folder / DEBRIEF), rubric_prompts, rubrics)
+    found = [*parse_scenarios(_text(folder / SCENARIOS), str(folder / SCENARIOS))]
+    scenarios = tuple(each for each in found if each.prompts)
+    if not scenarios:
+        raise MaterialError(f"{folder / SCENARIOS}: no scenario")
+    left_out = tuple(each.id for each in found if not each.prompts)
+    return Material(scenarios, left_out, masters, _text(folder / DEBRIEF), rubric_prompts, rubrics)
 
 
 def parse_scenarios(text: str, where: str) -> Iterator[Scenario]:
     """The scenarios of a file: a line `######## ID | CATEGORY | TITLE`, then `####### Prompt1` and its text, and so on.
 
-    Raises MaterialError that names `where` and the line.
+    A scenario whose prompts have no such heading comes without prompts. Raises MaterialError that names `where` and the
+    line.
     """
     head: re.Match[str] | None = None
     prompts: list[list[str]] = []
@@ -125,7 +133,7 @@ def parse_scenarios(text: str, where: str) -> Iterator[Scenario]:
             raise MaterialError(f"{where}, line {number}: expected `######## ID | CATEGORY | TITLE`")
         if found:
             if head is not None:
-                yield _scenario(head, prompts, f"{where}, line {number}")
+                yield _scenario(head, prompts)
             if found[1] in seen:
                 raise MaterialError(f"{where}, line {number}: the scenario {found[1]} stands there twice")
             seen.add(found[1])
@@ -134,14 +142,10 @@ def parse_scenarios(text: str, where: str) -> Iterator[Scenario]:
             prompts.append([])
         elif prompts:
             prompts[-1].append(line)
-    if len(seen) < 2:
-        raise MaterialError(f"{where}: no scenario")
 
 
-def _scenario(head: re.Match[str], prompts: Sequence[Sequence[str]], where: str) -> Scenario:
+def _scenario(head: re.Match[str], prompts: Sequence[Sequence[str]]) -> Scenario:
     texts = tuple(text for lines in prompts if (text := "\n".join(lines).strip()))
-    if not texts:
-        raise MaterialError(f"{where}: the scenario {head[1]} before has no prompt")
     # The benchmark's own code lists ids: 201 to 209 are drafts, 401 to 420 analyses.
     hundreds = int(head[1]) // 100
     kind: Kind = "drafting" if hundreds == 2 else "analysis" if hundreds == 4 else "role-play"
@@ -192,10 +196,10 @@ def _go_through(
 ) -> tuple[tuple[str, ...], str | None]:
     messages: list[Message] = []
 
-    def answer(prompt: str) -> str:
+    def answer(prompt: str, temperature: float) -> str:
         seed = None if sampling.seed is None else sampling.seed + len(messages)
         messages.append(Message("user", prompt))
-        request = GenerateRequest(tuple(messages), replace(sampling, seed=seed))
+        request = GenerateRequest(tuple(messages), replace(sampling, seed=seed, temperature=temperature))
         said = "".join(chunk.text for chunk in engine.generate(request)).strip()
         if not said:
             raise EngineError(f"it said nothing in turn {len(messages) // 2 + 1}")
@@ -203,8 +207,9 @@ def _go_through(
         return said
 
     master = material.masters[scenario.kind]
-    turns = tuple(answer(_filled(master, scenario_prompt=prompt)) for prompt in scenario.prompts)
-    return turns, None if scenario.kind == "analysis" else answer(material.debrief)
+    turns = tuple(answer(_filled(master, scenario_prompt=prompt), sampling.temperature) for prompt in scenario.prompts)
+    cooler = min(sampling.temperature, DEBRIEF_TEMPERATURE)
+    return turns, None if scenario.kind == "analysis" else answer(material.debrief, cooler)
 
 
 def judge_played(
@@ -240,21 +245,15 @@ def analysis_file(file: Path) -> Path:
 
 
 def judge_prompt(material: Material, played: Played) -> str:
-    """What a judge is asked of one scenario: the scenario's own prompts without the master prompt, and the answers.
-
-    Marks of Markdown are taken out, as the benchmark does, so that form does not impress.
-    """
+    """What a judge is asked of one scenario: the conversation as it was played. Marks of Markdown are taken out, as the
+    benchmark's own code does."""
     scenario = next(each for each in material.scenarios if each.id == played.id)
     is_analysis = scenario.kind == "analysis"
-    said = [
-        f"User:\n{prompt}\n\nAssistant:\n{turn}" for prompt, turn in zip(scenario.prompts, played.turns, strict=True)
-    ]
-    transcript = played.turns[-1] if is_analysis else "\n\n---\n\n".join(said)
-    if is_analysis:  # the judge must know what was analysed to tell whether it is right
-        transcript = f"Scenario:\n{scenario.prompts[-1]}\n\nAnalysis:\n{transcript}"
+    asked = [_filled(material.masters[scenario.kind], scenario_prompt=prompt) for prompt in scenario.prompts]
+    said = [f"User:\n{one}\n\n---\n\nAssistant:\n{other}" for one, other in zip(asked, played.turns, strict=True)]
     filled = _filled(
         material.rubric_prompts[is_analysis],
-        transcript=transcript,
+        transcript="\n\n---\n\n".join(said),
         debrief=played.debrief or "",
         output_format=material.rubrics[is_analysis].answer_form(),
     )

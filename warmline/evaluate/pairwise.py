@@ -122,7 +122,9 @@ def judge_pairs(
     `prompt` has the places {context}, {first} and {second}. Rows of other pairs, judges or prompts are dropped.
     Raises ValueError if two pairs share an id.
     """
-    questions = {(pair.id, order): (pair, _asked(prompt, pair, order)) for pair in pairs for order in ORDERS}
+    questions: dict[tuple[str, Order], tuple[Pair, str]] = {
+        (pair.id, order): (pair, _asked(prompt, pair, order)) for pair in pairs for order in ORDERS
+    }
     if len(questions) != 2 * len(pairs):
         raise ValueError("two pairs to be judged have the same id")
     digests = {key: digest(question) for key, (_, question) in questions.items()}
