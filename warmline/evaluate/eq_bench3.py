@@ -21,7 +21,7 @@ import numpy as np
 
 from warmline.engine.engine import Engine, EngineError, GenerateRequest, Message, Sampling
 from warmline.evaluate.held_out import Progress, Progressed
-from warmline.evaluate.judge import Judge, Rubric, RubricItem, RubricRow, Status, score_rubric
+from warmline.evaluate.judge import Judge, Rubric, RubricItem, RubricRow, Status, score_rubric, summarise_rubric
 from warmline.evaluate.row_file import StrictRow, add_row, digest, resume_rows
 from warmline.evaluate.stats import Interval, ratio_draws, resample
 
@@ -270,11 +270,7 @@ def summarise(played: Sequence[Played], judged: Sequence[RubricRow], *, samples:
         draw = resample([each.id for each in scored], samples=samples, seed=seed)
         totals = [scenario_score(each.kind, rows[each.id].scores) for each in scored]
         raw = draw.interval(ratio_draws(totals, np.ones(len(totals)), draw))
-        for name in dict.fromkeys(name for each in scored for name in rows[each.id].scores):
-            having = [each for each in scored if name in rows[each.id].scores]
-            of_these = resample([each.id for each in having], samples=samples, seed=seed)
-            values = [rows[each.id].scores[name] for each in having]
-            criteria[name] = of_these.interval(ratio_draws(values, np.ones(len(values)), of_these))
+        criteria = summarise_rubric([rows[each.id] for each in scored], samples=samples, seed=seed).criteria
     return Benchmark(len(scored), raw, criteria, by_model, len(played) - by_model - len(scored))
 
 

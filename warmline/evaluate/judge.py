@@ -8,7 +8,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from pydantic import Field
 from warmline.engine.engine import Engine, EngineError, GenerateRequest, Message, Sampling
 from warmline.evaluate.held_out import Progress, Progressed
 from warmline.evaluate.row_file import StrictRow, add_row, digest, resume_rows
+from warmline.evaluate.stats import Interval, ratio_draws, resample
 
 MAX_ANSWER = 100_000  # characters of a judge's answer that are read
 MAX_LINE = 300  # characters of a line that may be `name: number`
@@ -122,6 +123,14 @@ class RubricRow(StrictRow):
     scores: dict[str, float] = Field(default_factory=dict)  # by criterion; empty where unscored
 
 
+class RubricScores(NamedTuple):
+    """What a judge said of a set of items."""
+
+    num_scored: int
+    unscored: int  # the judge failed: they are in no number
+    criteria: Mapping[str, Interval]  # means, on the rubric's scale
+
+
 def score_rubric(
     judge: Judge,
     items: Sequence[RubricItem],
@@ -165,6 +174,18 @@ def score_rubric(
             advance(1, "")
     num_unscored = sum(row.status == "unscored" for row in rows.values())
     return Progressed(len(rows) - num_unscored, num_unscored)
+
+
+def summarise_rubric(rows: Sequence[RubricRow], *, samples: int, seed: int) -> RubricScores:
+    """Each criterion's mean over the judgements that there are, with an interval over clusters."""
+    scored = [row for row in rows if row.status == "scored"]
+    criteria: dict[str, Interval] = {}
+    for name in dict.fromkeys(name for row in scored for name in row.scores):
+        having = [row for row in scored if name in row.scores]
+        draw = resample([row.cluster for row in having], samples=samples, seed=seed)
+        values = [row.scores[name] for row in having]
+        criteria[name] = draw.interval(ratio_draws(values, [1.0] * len(values), draw))
+    return RubricScores(len(scored), len(rows) - len(scored), criteria)
 
 
 def parse_rubric(answer: str, rubric: Rubric) -> dict[str, float]:
