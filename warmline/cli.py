@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from warmline import __version__
+from warmline.commands.ablate import ablate
+from warmline.commands.compare import compare_runs
 from warmline.commands.data import data_app
 from warmline.commands.safety import safety_app
 from warmline.commands.shared import (
@@ -42,6 +44,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(safety_app, name="safety")
+app.command(name="compare")(compare_runs)
+app.command(name="ablate")(ablate)
 
 Name = Annotated[str | None, typer.Option("--name", help="The run's folder under ./runs; default: the recipe's name.")]
 DEMO = (
