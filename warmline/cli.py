@@ -11,6 +11,7 @@ import typer
 
 from warmline import __version__
 from warmline.commands.data import data_app
+from warmline.commands.eq_bench import eq_bench_app
 from warmline.commands.safety import safety_app
 from warmline.commands.shared import (
     Country,
@@ -41,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(eq_bench_app, name="eq-bench")
 app.add_typer(safety_app, name="safety")
 
 Name = Annotated[str | None, typer.Option("--name", help="The run's folder under ./runs; default: the recipe's name.")]
