@@ -13,6 +13,7 @@ from warmline import __version__
 from warmline.commands.ablate import ablate
 from warmline.commands.compare import compare_runs
 from warmline.commands.data import data_app
+from warmline.commands.eq_bench import eq_bench_app
 from warmline.commands.safety import safety_app
 from warmline.commands.shared import (
     Country,
@@ -43,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(eq_bench_app, name="eq-bench")
 app.add_typer(safety_app, name="safety")
 app.command(name="compare")(compare_runs)
 app.command(name="ablate")(ablate)
