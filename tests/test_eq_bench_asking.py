@@ -11,7 +11,7 @@ from warmline.engine.engine import Capability, Chunk, EngineError, GenerateReque
 from warmline.engine.local import LocalEngine
 from warmline.engine.scripted import ScriptedEngine
 from warmline.evaluate.eq_bench import Answers, score, score_guided
-from warmline.evaluate.eq_bench_questions import NAMES, ask, prompt_for, request_for
+from warmline.evaluate.eq_bench_questions import NAMES, QuestionsError, ask, prompt_for, request_for
 from warmline.model.load import load_tokenizer
 
 from .eq_bench_toys import plain, toy_questions
@@ -30,6 +30,8 @@ def test_the_original_prompt_asks_for_a_revision_and_the_others_do_not() -> None
         assert f"with no additional commentary:\n\n{scores}\n\n\n[End of answer]\n\nRemember" in prompt
         assert prompt.endswith("one emotion > 0.\n\nYour answer:\n")
         assert prompt_for(replace(FIRST, prompt=prompt), mode) == prompt
+        with pytest.raises(QuestionsError, match="asks for no revision"):
+            prompt_for(replace(FIRST, prompt=prompt), "revision")
 
 
 class Counting(ScriptedEngine):

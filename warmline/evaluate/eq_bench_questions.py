@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from warmline.engine.engine import Engine, EngineError, GenerateRequest, Message, Sampling
-from warmline.evaluate.eq_bench_parsing import read_sections, reference_parse
+from warmline.evaluate.eq_bench_parsing import REVISED, read_sections, reference_parse
 
 NUM_QUESTIONS = 171  # of version 2; version 1 has 60
 NUM_EMOTIONS = 4
@@ -141,9 +141,12 @@ def prompt_for(question: Question, mode: Mode) -> str:
     """The words a model is asked with.
 
     "revision" is the original file's prompt. The others have no revision in it: the official code cuts it out, and the
-    hub copy that lm-eval reads stands so. A prompt that asks for no revision is left as it is.
+    hub copy that lm-eval reads stands so. A prompt that asks for no revision is left as it is; raises QuestionsError if
+    one is wanted of it.
     """
     prompt = question.prompt
+    if mode == "revision" and REVISED not in prompt:
+        raise QuestionsError(f"question {question.id!r}: its prompt asks for no revision; the original file's do")
     if mode == "revision" or _CRITIQUE not in prompt or _END not in prompt:
         return prompt
     prompt = prompt.replace(_REVISION, "").replace("First pass scores:\n", "")
