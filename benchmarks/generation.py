@@ -43,7 +43,7 @@ def engine_of_tiny_shape(folder: Path) -> LocalEngine:
     tokenizer.save_pretrained(folder)
     model = SupportModel(load_base(folder, ModelSettings(base=str(folder)), torch.device("cpu")), "float32")
     engine = LocalEngine(model, load_tokenizer(folder))
-    engine._stop_ids = frozenset()  # noqa: SLF001 - every reply runs to its limit
+    engine._stop_ids = frozenset()
     return engine
 
 

@@ -61,7 +61,12 @@ def test_rows_stand_in_the_order_of_the_samples_and_say_what_there_is(tmp_path: 
     assert rows[0].about == {"gold": ["a", 0]}
     assert rows[0].decoding == {"temperature": 0, "stop": ["x"]}
     assert rows[0].meta == {"level": "none"}
-    assert (rows[3].status, rows[3].reason, rows[3].reply, rows[3].scores) == ("unscored", "the server is gone", None, {})
+    assert (rows[3].status, rows[3].reason, rows[3].reply, rows[3].scores) == (
+        "unscored",
+        "the server is gone",
+        None,
+        {},
+    )
     assert unscored(rows) == {"the server is gone": 1}
     written = json.loads(file.read_text().splitlines()[0])
     assert {"id", "status", "reason", "reply", "scores", "about", "decoding"} <= written.keys()
@@ -132,7 +137,7 @@ def test_an_engine_answers_with_its_system_prompt_and_a_refusal_is_a_failure() -
         return ()
 
     answer = FromEngine(Refusing([" Hello. "], readings=remember), "Be kind.")
-    found = dict((each.id, reply) for each, reply in answer(SAMPLES))
+    found = {each.id: reply for each, reply in answer(SAMPLES)}
     assert found["s1"] == Reply("Hello.")
     assert found["s2"] == Failure("the conversation cannot be rendered: no")
     assert seen[0] == (Message("system", "Be kind."), *SAMPLES[0].messages)

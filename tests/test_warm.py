@@ -9,9 +9,9 @@ from warmline.engine.scripted import ScriptedEngine
 from warmline.evaluate.answers import FromEngine
 from warmline.evaluate.phrase_match import asserts
 from warmline.evaluate.prompt_sets import warm
+from warmline.evaluate.stats import Interval
 from warmline.evaluate.task import Reply, Row, run
 from warmline.evaluate.warm import agrees, compare, floors, gate, score_reply, warm_task
-from warmline.evaluate.stats import Interval
 
 FACTS = {fact.id: fact for fact in warm().facts}
 

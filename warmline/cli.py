@@ -11,6 +11,7 @@ import typer
 
 from warmline import __version__
 from warmline.commands.data import data_app
+from warmline.commands.export import export_app
 from warmline.commands.safety import safety_app
 from warmline.commands.shared import (
     Country,
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(safety_app, name="safety")
+app.add_typer(export_app, name="export")
 
 Name = Annotated[str | None, typer.Option("--name", help="The run's folder under ./runs; default: the recipe's name.")]
 DEMO = (

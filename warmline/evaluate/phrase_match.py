@@ -28,13 +28,17 @@ def asserts(text: str, phrases: Sequence[str]) -> bool:
     >>> asserts("It's Canberra.", ["canberra"]), asserts("It isn't Sydney.", ["sydney"]), asserts("Sydneysiders!", ["sydney"])
     (True, False, False)
     """
-    return any(_stands(clause, found) for clause in _clauses(text) for found in _pattern(tuple(phrases)).finditer(clause))
+    return any(
+        _stands(clause, found) for clause in _clauses(text) for found in _pattern(tuple(phrases)).finditer(clause)
+    )
 
 
 def _stands(clause: str, found: re.Match[str]) -> bool:
     before = clause[: found.start()]
     near = " ".join(before.split()[-_REACH:]) + " "
-    return not (_DENIES.search(near) or _OTHERS_SAY.search(before) or _DENIED_AFTER.match(clause[found.end() :].strip()))
+    return not (
+        _DENIES.search(near) or _OTHERS_SAY.search(before) or _DENIED_AFTER.match(clause[found.end() :].strip())
+    )
 
 
 def _clauses(text: str) -> Iterator[str]:
@@ -59,7 +63,11 @@ def _numbers_joined(sentence: str) -> str:
 def _pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
     """Any phrase between word bounds; a number is not found inside a longer one, nor before its decimals."""
     escaped = (re.escape(_numbers_joined(phrase.lower())) for phrase in sorted(phrases, key=len, reverse=True))
-    return re.compile(rf"(?<![\w\u0001])(?<!\d[.,/])(?:{'|'.join(escaped)})(?![\w\u0001])(?![.,/]\d)") if phrases else _NOTHING
+    return (
+        re.compile(rf"(?<![\w\u0001])(?<!\d[.,/])(?:{'|'.join(escaped)})(?![\w\u0001])(?![.,/]\d)")
+        if phrases
+        else _NOTHING
+    )
 
 
 _NOTHING = re.compile(r"(?!)")

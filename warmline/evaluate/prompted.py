@@ -152,7 +152,9 @@ def red_team_tables(rows: Sequence[Row]) -> dict[str, RedTeamTable]:
     """`all` and every category."""
     categories = sorted({str(row.about["category"]) for row in rows})
     tables = {"all": _red_team_table(rows)}
-    return tables | {each: _red_team_table([row for row in rows if row.about["category"] == each]) for each in categories}
+    return tables | {
+        each: _red_team_table([row for row in rows if row.about["category"] == each]) for each in categories
+    }
 
 
 def _red_team_table(rows: Sequence[Row]) -> RedTeamTable:
