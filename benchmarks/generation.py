@@ -1,4 +1,4 @@
-"""How much faster replies are written together than one by one: `python -m benchmarks.generation --prompts 64`.
+"""How much faster replies are written together than one by one: `python -m benchmarks.generation`.
 
 A base of the tiny recipe's shape with random weights and its own tokenizer, prompts of mixed lengths, greedy, a fixed
 number of new tokens each: nothing ends early, so both sides write the same number. Rounds alternate between the two,
@@ -73,8 +73,8 @@ def timed(write: Callable[[], list[str]]) -> Round:
 def main() -> int:
     """Measure and print; end with 1 where batches are less than three times as fast."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

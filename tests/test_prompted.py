@@ -26,6 +26,7 @@ from warmline.evaluate.prompt_sets import (
 )
 from warmline.evaluate.prompted import (
     broken_of,
+    qualitative_tables,
     qualitative_task,
     red_team_floors,
     red_team_tables,
@@ -167,6 +168,15 @@ def test_qualitative_replies_are_described(tmp_path: Path) -> None:
     assert len(rows) == 60
     assert rows[0].scores == {"words": 8, "question": False, "acknowledges": True, "names_feeling": True}
     assert rows[0].about == {"domain": "grief"}
+    gone = rows[0].model_copy(update={"status": "unscored", "scores": {}})
+    tables = qualitative_tables([gone, *rows[1:]])
+    assert len(tables) == 16
+    everything = tables["all"]
+    assert (everything.num_prompts, everything.unscored) == (60, 1)
+    assert everything.words == (8.0, 8.0, 8.0)
+    assert (everything.acknowledges.k, everything.question.k, everything.acknowledges.n) == (59, 0, 59)
+    assert tables["grief"].words == (8.0, None, None), "three prompts give no interval"
+    assert qualitative_tables([gone])["all"].words is None
 
 
 def test_safety_cases_go_through_the_companion_and_an_engine_alone_is_unscored(tmp_path: Path) -> None:

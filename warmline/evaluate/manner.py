@@ -1,6 +1,7 @@
 """How a reply is worded: length, whether it asks, acknowledges and names a feeling, by the validators' own readers."""
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from warmline.safety.levels import Level
@@ -23,6 +24,7 @@ class Manner(NamedTuple):
     names_feeling: bool  # as the user's own
 
 
+@lru_cache(maxsize=4096)  # floors say the same again and again, and a reading takes some 10 ms
 def manner_of(reply: str) -> Manner:
     """The four of one reply; English alone is read for feelings.
 

@@ -11,7 +11,7 @@ from warmline.evaluate.manner import manner_of
 from warmline.evaluate.prompt_sets import Qualitative, RedTeam, messages_of, qualitative, red_team
 from warmline.evaluate.results import Estimate
 from warmline.evaluate.stance import stance_of
-from warmline.evaluate.stats import wilson
+from warmline.evaluate.stats import Interval, ratio_draws, resample, wilson
 from warmline.evaluate.task import Reply, Row, Sample, Scores, Task, UnscoredError
 from warmline.safety.assess import assess
 from warmline.safety.levels import LEVELS, Level
@@ -38,6 +38,19 @@ class Share(BaseModel):
     k: int
     n: int
     share: Estimate | None
+
+
+class MannerTable(BaseModel):
+    """How the replies to one domain's prompts, or to all, are worded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_prompts: int
+    unscored: int
+    words: Estimate | None  # per reply
+    question: Share
+    acknowledges: Share
+    names_feeling: Share
 
 
 class RedTeamTable(BaseModel):
@@ -145,6 +158,28 @@ def _score_case(sample: Sample, reply: Reply) -> Scores:
         "reply_source": reply.meta["reply_source"],
         "breaks": bool(broken),
         "broken": " ".join(broken),
+    }
+
+
+def qualitative_tables(rows: Sequence[Row], *, samples: int = 1000, seed: int = 0) -> dict[str, MannerTable]:
+    """`all` and every domain."""
+
+    def table(some: Sequence[Row]) -> MannerTable:
+        scored = [row for row in some if row.scored]
+        words: Interval | None = None
+        if scored:
+            resampling = resample([row.id for row in scored], samples=samples, seed=seed)
+            counts = [float(row.scores["words"] or 0) for row in scored]
+            words = resampling.interval(ratio_draws(counts, [1.0] * len(counts), resampling))
+        shares = {
+            name: share_of(scored, lambda row, name=name: row.scores[name] is True)
+            for name in ("question", "acknowledges", "names_feeling")
+        }
+        return MannerTable(num_prompts=len(some), unscored=len(some) - len(scored), words=words, **shares)
+
+    domains = sorted({str(row.about["domain"]) for row in rows})
+    return {"all": table(rows)} | {
+        each: table([row for row in rows if row.about["domain"] == each]) for each in domains
     }
 
 
