@@ -14,6 +14,7 @@ from warmline.commands.ablate import ablate
 from warmline.commands.compare import compare_runs
 from warmline.commands.data import data_app
 from warmline.commands.eq_bench import eq_bench_app
+from warmline.commands.export import export_app
 from warmline.commands.safety import safety_app
 from warmline.commands.shared import (
     Country,
@@ -48,6 +49,7 @@ app.add_typer(eq_bench_app, name="eq-bench")
 app.add_typer(safety_app, name="safety")
 app.command(name="compare")(compare_runs)
 app.command(name="ablate")(ablate)
+app.add_typer(export_app, name="export")
 
 Name = Annotated[str | None, typer.Option("--name", help="The run's folder under ./runs; default: the recipe's name.")]
 DEMO = (

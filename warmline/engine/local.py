@@ -1,18 +1,16 @@
 """The engine that holds the weights: one forward pass gives the first token and what the heads read."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from warmline.data.tokenize import TemplateError, answer_span, control_tokens, defuse, render
-from warmline.engine.engine import Capability, Chunk, EngineError, GenerateRequest, Message, Reading, Sampling, Scores
+from warmline.engine.decoding import Reply, Row, batches, draw, generator_of, inside, write_together
+from warmline.engine.engine import Capability, Chunk, EngineError, GenerateRequest, Message, Reading, Scores
 from warmline.engine.grammar import Grammar, tokenizer_of
-from warmline.engine.stop_texts import StopTexts
 from warmline.model.heads import values
 from warmline.model.support_model import SupportModel
 from warmline.objectives import lm
@@ -20,9 +18,6 @@ from warmline.objectives import lm
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
     from transformers import PreTrainedTokenizerBase
-
-
-TINY = torch.finfo(torch.float32).tiny  # a temperature below it would be 0 in float32
 
 
 class LocalEngine:
@@ -51,6 +46,33 @@ class LocalEngine:
         request = replace(request, prefill=defuse(request.prefill, self._control_tokens))
         prompt, notes = self._prompt(request.messages, request.prefill, request.sampling.max_new_tokens)
         return self._stream(prompt, request, notes)
+
+    def generate_batch(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, str | EngineError]]:
+        """Number and whole reply of each request as it ends, many written at once; what `generate` gives alone.
+
+        Equal up to the rounding of sums in another order: a tie of two tokens may fall otherwise. A request that cannot
+        be answered gives its error, and the others go on.
+        """
+        from transformers import DynamicCache
+
+        rows = []
+        for index, request in enumerate(requests):
+            try:
+                rows.append(self._row(index, request))
+            except EngineError as error:
+                yield index, error
+        for batch in batches(rows):
+            cache = DynamicCache(config=self._model.causal.config)
+            yield from write_together(batch, self._forward, self._logits, cache, self._stop_ids)
+
+    def _row(self, index: int, request: GenerateRequest) -> Row:
+        if request.n != 1:
+            raise EngineError(f"n is {request.n}; a batch writes one reply a request")
+        sampling, prefill = request.sampling, defuse(request.prefill, self._control_tokens)
+        prompt, _ = self._prompt(request.messages, prefill, sampling.max_new_tokens)
+        reply = Reply(self._tokenizer, sampling, self._ids(prefill) if prefill else [])
+        grammar = None if request.constraint is None else self._grammar(request.constraint)
+        return Row(index, prompt, sampling, reply, generator_of(sampling, self._model.device), grammar)
 
     def score(self, messages: Sequence[Message], reply: str) -> Scores:
         """One pass over what is new in prompt and reply. Raises EngineError if they do not fit into the context."""
@@ -90,7 +112,9 @@ class LocalEngine:
     @torch.inference_mode()
     def _forward(self, ids_BT: Tensor, **options: Any) -> Any:
         self._model.use(self._stage)
-        return self._model.hidden(ids_BT.to(self._model.device), use_cache=bool(options), **options)
+        device = self._model.device
+        on_device = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in options.items()}
+        return self._model.hidden(ids_BT.to(device), use_cache=bool(options), **on_device)
 
     def _stream(self, prompt: list[int], request: GenerateRequest, notes: tuple[str, ...]) -> Iterator[Chunk]:
         from transformers import DynamicCache
@@ -101,13 +125,12 @@ class LocalEngine:
         if request.n > 1:
             cache.batch_repeat_interleave(request.n)
             state_BD = state_BD.repeat_interleave(request.n, dim=0)
-        generator = torch.Generator(self._model.device)
-        generator.seed() if request.sampling.seed is None else generator.manual_seed(request.sampling.seed)
+        generator = generator_of(request.sampling, self._model.device)
         given = self._ids(request.prefill) if request.prefill else []
-        replies = [_Reply(self._tokenizer, request.sampling, given) for _ in range(request.n)]
+        replies = [Reply(self._tokenizer, request.sampling, given) for _ in range(request.n)]
         grammars = [self._grammar(request.constraint) for _ in replies] if request.constraint is not None else []
         for position in range(request.sampling.max_new_tokens):
-            ids_B = _draw(_inside(grammars, self._logits(state_BD)), request.sampling, generator)
+            ids_B = draw(inside(grammars, self._logits(state_BD)), request.sampling, generator)
             for grammar, token in zip(grammars, ids_B.tolist(), strict=False):
                 grammar.take(token)
             for index, (reply, token) in enumerate(zip(replies, ids_B.tolist(), strict=True)):
@@ -187,54 +210,6 @@ class LocalEngine:
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
-
-
-class _Reply:
-    """One reply as it grows: tokens to text, up to its end."""
-
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", sampling: Sampling, given: list[int]) -> None:
-        self._tokenizer: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
-        # Some tokenizers drop the first space of a text: what follows a prefill is not the first.
-        self._decode = DecodeStream(ids=given, skip_special_tokens=True)
-        self._texts = StopTexts(sampling.stop)
-        self._ended = False
-
-    @property
-    def done(self) -> bool:
-        return self._ended or self._texts.done
-
-    def push(self, token: int, *, is_stop: bool) -> str:
-        """The text that `token` completes; nothing once the reply has ended."""
-        if self.done or is_stop:
-            self._ended = True
-            return ""
-        piece = self._decode.step(self._tokenizer, token)
-        return self._texts.push(piece) if piece else ""
-
-    def rest(self) -> str:
-        return self._texts.rest()
-
-
-@torch.inference_mode()
-def _inside(grammars: Sequence[Grammar], logits_BV: Tensor) -> Tensor:
-    """The logits with minus infinity at each token that the row's grammar does not allow next."""
-    for row, grammar in enumerate(grammars):
-        allowed_V = torch.from_numpy(grammar.allowed(logits_BV.shape[-1])).to(logits_BV.device)
-        logits_BV[row, ~allowed_V] = -math.inf
-    return logits_BV
-
-
-def _draw(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """One token a row: the most likely at temperature 0, else from the smallest set that reaches top_p."""
-    if sampling.temperature == 0:
-        return logits_BV.argmax(dim=-1)
-    # The highest logit is taken off first: a tiny temperature would else overflow to infinity minus infinity.
-    scaled_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / max(sampling.temperature, TINY)
-    probabilities, order = scaled_BV.softmax(dim=-1).sort(dim=-1, descending=True)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    probabilities[before >= sampling.top_p] = 0
-    drawn = torch.multinomial(probabilities, 1, generator=generator)
-    return order.gather(1, drawn).squeeze(1)
 
 
 def _stop_ids(model: SupportModel, tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:

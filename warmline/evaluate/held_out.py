@@ -1,25 +1,22 @@
 """One pass over held-out conversations: how likely each reply is, and what the heads read before it."""
 
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from warmline.data.conversation import Conversation, Turn
 from warmline.engine.engine import Engine, EngineError, Message, Scores
-from warmline.progress import Advance
-from warmline.run_dir import append_row, cut_back, write_text
+from warmline.evaluate import rows
+from warmline.evaluate.rows import Progress, fill
 
 START = "<start>"  # what stands for the previous strategy before a supporter's first labelled turn
 DIGITS = 6  # of numbers in rows
 
 Key = tuple[str, str]  # source and sample id: conversation ids are unique within a source only
-Progress = Callable[[int, int], AbstractContextManager[Advance]]  # given how many samples, and how many are done
 
 
 class _Strict(BaseModel):
@@ -136,46 +133,23 @@ def score_held_out(
     """
     has_heads = "heads" in engine.capabilities()
     wanted = [each for conversation in conversations for each in samples(conversation) if each.reply or has_heads]
-    order = {sample.key: number for number, sample in enumerate(wanted)}
-    if len(order) != len(wanted):
-        twice = next(sample for number, sample in enumerate(wanted) if order[sample.key] != number)
+    by_key = {sample.key: sample for sample in wanted}
+    if len(by_key) != len(wanted):
+        twice = next(sample for sample in wanted if by_key[sample.key] is not sample)
         raise ValueError(f"{twice.source}: two samples have the id {twice.id!r}")
-    cut_back(file, lambda row: _key(row) in order)
-    rows = {row.key: row for row in read_rows(file)}
-    todo = [sample for sample in wanted if sample.key not in rows]
-    out_of_order = [*rows, *(sample.key for sample in todo)] != list(order)
     system = [Message("system", system_prompt)] if system_prompt else []
-    with progress(len(wanted), len(rows)) if progress else nullcontext(_silent) as advance:
-        for sample in todo:
-            row = _score(engine, sample, system)
-            append_row(file, row.model_dump(mode="json"))
-            rows[row.key] = row
-            advance(1, "")
-    if out_of_order:  # a row was lost in the middle and has just been written at the end
-        ordered = sorted(rows.values(), key=lambda row: order[row.key])
-        write_text(file, "".join(json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in ordered))
-    num_unscored = sum(row.status == "unscored" for row in rows.values())
-    return Progressed(len(rows) - num_unscored, num_unscored)
+
+    def make(keys: Sequence[Key]) -> Iterator[Row]:
+        return (_score(engine, by_key[key], system) for key in keys)
+
+    done = fill(file, [*by_key], Row, lambda row: row.key, make, progress=progress)
+    num_unscored = sum(row.status == "unscored" for row in done)
+    return Progressed(len(done) - num_unscored, num_unscored)
 
 
 def read_rows(file: Path) -> list[Row]:
     """The rows of a held-out file; a last line that was cut off is not one. Raises ValueError on any other bad line."""
-    if not file.is_file():
-        return []
-    rows = []
-    *lines, rest = file.read_text(encoding="utf-8").split("\n")  # splitlines() would also split inside a string
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(Row.model_validate_json(line))
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise ValueError(f"{file}, line {number}: not a held-out row: {problem['msg']}") from None
-    if rest:
-        try:
-            rows.append(Row.model_validate_json(rest))
-        except ValidationError:
-            return rows
-    return rows
+    return rows.read_rows(file, Row, "held-out row")
 
 
 def _score(engine: Engine, sample: Sample, system: Sequence[Message]) -> Row:
@@ -220,14 +194,3 @@ def _problem(scores: Scores, sample: Sample) -> str | None:
         if not all(math.isfinite(value) for value in reading.values):
             return f"the {reading.head} head read a number that is not finite"
     return None
-
-
-def _key(row: Mapping[str, Any]) -> Key | None:
-    try:
-        return Row.model_validate_json(json.dumps(row)).key
-    except ValidationError:
-        return None  # cut off inside, or of an older format: it is scored again
-
-
-def _silent(count: int, note: str) -> None:
-    """No progress shown."""
