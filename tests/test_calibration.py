@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
@@ -76,6 +76,7 @@ def slow_accuracy_at(items: Judged, coverage: float) -> float:
     raise AssertionError("the lowest threshold answers all")
 
 
+@settings(deadline=None, max_examples=50)
 @given(ITEMS)
 def test_ece_is_its_definition_in_every_resample(pairs: list[tuple[float, bool]]) -> None:
     items, resampling = items_of(pairs), resampling_of(len(pairs))
@@ -88,6 +89,7 @@ def test_ece_is_its_definition_in_every_resample(pairs: list[tuple[float, bool]]
         assert draws[7] == pytest.approx(slow_ece(drawn, np.repeat(bin_N, times).tolist()), abs=1e-12)
 
 
+@settings(deadline=None, max_examples=50)
 @given(ITEMS)
 def test_risk_and_coverage_are_their_definitions_in_every_resample(pairs: list[tuple[float, bool]]) -> None:
     items, resampling = items_of(pairs), resampling_of(len(pairs))
@@ -101,6 +103,7 @@ def test_risk_and_coverage_are_their_definitions_in_every_resample(pairs: list[t
             assert draws[row] == pytest.approx(slow_accuracy_at(drawn, coverage), abs=1e-12)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.randoms())
 def test_without_ties_the_area_is_the_mean_risk_over_ranks(correct: list[bool], random) -> None:
     confidence = random.sample(range(1000), len(correct))
@@ -122,6 +125,7 @@ def test_the_area_by_hand() -> None:
     assert area(0.5, 0.5, 0.5, 0.5) == 0.5
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 1000).map(lambda n: n / 1000), min_size=1, max_size=60), st.integers(1, 20))
 def test_bins_hold_what_their_names_say(confidence: list[float], num_bins: int) -> None:
     confidence_N = np.array(confidence)
@@ -139,6 +143,7 @@ def test_bins_hold_what_their_names_say(confidence: list[float], num_bins: int) 
         assert sizes.max() - sizes.min() <= 1
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10_000), st.integers(6, 60))
 def test_the_averages_in_equal_width_bins_are_scikit_learns(seed: int, num: int) -> None:
     random = np.random.default_rng(seed)
@@ -149,6 +154,7 @@ def test_the_averages_in_equal_width_bins_are_scikit_learns(seed: int, num: int)
     assert np.allclose(confidence, [items.confidence_N[bin_N == number].mean() for number in np.unique(bin_N)])
 
 
+@settings(deadline=None, max_examples=50)
 @given(ITEMS, st.integers(1, 12))
 def test_reliability_points_add_up(pairs: list[tuple[float, bool]], num_bins: int) -> None:
     items = items_of(pairs)
@@ -162,6 +168,7 @@ def test_reliability_points_add_up(pairs: list[tuple[float, bool]], num_bins: in
     assert gap == pytest.approx(ece_draws(items, bins, resampling_of(len(pairs)))[0])
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from(LABELS), st.lists(st.integers(1, 9), min_size=3, max_size=3)), min_size=1))
 def test_proper_scores_are_scikit_learns(rows: list[tuple[str, list[int]]]) -> None:
     gold = [label for label, _ in rows]
@@ -194,6 +201,7 @@ def test_perfect_and_overconfident_heads_by_hand() -> None:
         assert ece_draws(over, binned(over.confidence_N), resampling)[0] == pytest.approx(0.2)
 
 
+@settings(deadline=None, max_examples=50)
 @given(ITEMS)
 def test_the_abstain_curve_ends_at_everything_and_falls_in_confidence(pairs: list[tuple[float, bool]]) -> None:
     items = items_of(pairs)

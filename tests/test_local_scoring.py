@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
@@ -179,6 +179,7 @@ def test_positions_that_hang_on_the_longest_row_are_scored_one_by_one(
     assert asked == [reply for _, reply in ASKED]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), max_size=12), st.integers(1, 30))
 def test_a_plan_reads_every_item_once_in_a_row_that_it_begins(rows: list[list[int]], max_tokens: int) -> None:
     batches = plan([Encoded(ids, 0) for ids in rows], max_tokens)
