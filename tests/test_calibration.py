@@ -176,7 +176,7 @@ def test_proper_scores_are_scikit_learns(rows: list[tuple[str, list[int]]]) -> N
     table = np.array([[reading[label] for label in LABELS] for reading in readings])
     resampling = resampling_of(len(rows))
     assert nll_draws(gold, readings, resampling)[0] == pytest.approx(log_loss(gold, table, labels=list(LABELS)))
-    brier = brier_score_loss(gold, table, labels=list(LABELS), scale_by_half=False)
+    brier = brier_score_loss(gold, table, labels=list(LABELS))
     assert brier_draws(gold, readings, resampling)[0] == pytest.approx(brier)
     times = resampling.weights_RC[9, resampling.cluster_N]
     weighted = log_loss(gold, table, labels=list(LABELS), sample_weight=times)

@@ -20,7 +20,7 @@ class Encoded(NamedTuple):
 class SharedRow:
     """Tokens of one row of a batch, and the numbers of the items that are a beginning of it."""
 
-    ids: Sequence[int]
+    ids: list[int]
     items: tuple[int, ...]
 
 
@@ -58,7 +58,7 @@ def _rows(encoded: Sequence[Encoded]) -> list[SharedRow]:
     return rows
 
 
-def common_start(rows: Sequence[Sequence[int]]) -> int:
+def common_start(rows: Sequence[list[int]]) -> int:
     """How many tokens all rows begin with.
 
     >>> common_start([[1, 2, 3], [1, 2, 4, 5], [1, 2]])

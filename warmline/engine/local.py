@@ -118,7 +118,7 @@ class LocalEngine:
         for at, row in enumerate(batch):
             ids_BT[at, : len(row.ids)] = torch.tensor(row.ids)
         # No position sees one to its right: padding there needs no mask, and which token it is makes no difference.
-        cache = DynamicCache(config=self._model.causal.config)
+        cache: Any = DynamicCache(config=self._model.causal.config)
         start = min(common_start([row.ids for row in batch]), first)
         if len(batch) == 1 or start < MIN_SHARED or any(layer.is_sliding for layer in cache.layers):
             return self._forward(ids_BT).last_hidden_state, 0

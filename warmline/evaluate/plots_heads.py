@@ -51,7 +51,7 @@ def draw_abstain(stage: str, measured: Mapping[str, Calibration]) -> "Figure":
             [point.coverage for point in points], [point.accuracy for point in points], "o-", color=BLUE, markersize=3
         )
         area = calibration.metrics["aurc"].value.value
-        axes.set_title(f"{name} (area over the curve {area:.3f})", fontsize=9)
+        axes.set_title(f"{name} (area above it {area:.3f})", fontsize=9)
         axes.set_xlim(0, 1.03)
         axes.set_ylim(0, 1.03)
         tidy(axes)
@@ -71,7 +71,7 @@ def draw_confusion(stage: str, name: str, confusion: Mapping[str, Mapping[str, i
     shares = counts / counts.sum(axis=1, keepdims=True)
     figure = new_figure(2.6 + 0.3 * len(labels), 2.2 + 0.3 * len(recorded))
     axes = figure.subplots()
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
     axes.set_yticks(
         range(len(recorded)), [f"{label} ({counts[at].sum()})" for at, label in enumerate(recorded)], fontsize=8
@@ -81,10 +81,9 @@ def draw_confusion(stage: str, name: str, confusion: Mapping[str, Mapping[str, i
         axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=6, color=colour)
     axes.set_xlabel("predicted")
     axes.set_ylabel("recorded (turns)")
-    axes.set_title(f"Stage {stage}: {name}, % of each recorded label", loc="left", fontsize=10)
+    figure.suptitle(f"Stage {stage}: {name}, % of each recorded label", x=0.01, ha="left")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    figure.colorbar(picture, ax=axes, shrink=0.6)
     return figure
 
 
