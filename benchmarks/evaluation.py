@@ -7,7 +7,7 @@ WARMLINE_DATA, or made-up words of like length without it.
 import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -69,7 +69,7 @@ def engine_for(said: Sequence[str]) -> LocalEngine:
     return LocalEngine(model, tokenizer, "sft")
 
 
-def timed(score, items: Sequence[Item]) -> Spent:
+def timed(score: Callable[[Sequence[Item]], list[Scores]], items: Sequence[Item]) -> Spent:
     cpu, wall = time.process_time(), time.monotonic()
     scores = score(items)
     return Spent(time.process_time() - cpu, time.monotonic() - wall, scores)
@@ -89,6 +89,7 @@ def furthest(one: Sequence[Scores], other: Sequence[Scores]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=NUM_ROWS, help="how many rows")
+    parser.add_argument("--single", type=int, default=500, help="how many of them one by one, too")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -98,14 +99,19 @@ def main() -> None:
     items: list[Item] = [([system, Message("user", text)], "") for text in said]
     engine.score_batch(items[:64])  # what the first pass sets up is not counted
     many = timed(engine.score_batch, items)
-    one = timed(lambda each: [engine.score(*item) for item in each], items)
+    one = timed(lambda each: [engine.score(*item) for item in each], items[: arguments.single])
     print(
         f"{len(items):,} rows, {arguments.threads} threads, {'real' if os.environ.get('WARMLINE_DATA') else 'made-up'}"
     )
-    print("| way | CPU seconds | wall seconds | rows per second |\n|:--|--:|--:|--:|")
+    print(
+        "| way | rows | CPU seconds | wall seconds | rows per CPU second | rows per second |\n|:--|--:|--:|--:|--:|--:|"
+    )
     for way, spent in {"batched by length": many, "one by one": one}.items():
-        print(f"| {way} | {spent.cpu:.1f} | {spent.wall:.1f} | {len(items) / spent.wall:.0f} |")
-    print(f"largest difference of a reading: {furthest(many.scores, one.scores):.1e}")
+        num = len(spent.scores)
+        print(
+            f"| {way} | {num:,} | {spent.cpu:.1f} | {spent.wall:.1f} | {num / spent.cpu:.0f} | {num / spent.wall:.0f} |"
+        )
+    print(f"largest difference of a reading: {furthest(many.scores[: len(one.scores)], one.scores):.1e}")
     if len(items) >= NUM_ROWS:
         print(f"under {GOAL} s of wall time: {'yes' if many.wall < GOAL else 'NO'}")
 

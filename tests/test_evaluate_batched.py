@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.evaluation import main, texts
 from warmline.config import ModelSettings
 from warmline.data.conversation import Conversation, Turn
 from warmline.engine.engine import EngineError, Message, Reading, Scores, ScoresMany
@@ -127,3 +128,16 @@ def test_a_real_model_gives_the_same_rows_either_way(tmp_path: Path, toy_base: P
     for found, expected in zip(many, one, strict=True):
         assert found.num_tokens == expected.num_tokens
         assert found.logprob == pytest.approx(expected.logprob, abs=1e-4)
+
+
+def test_the_benchmark_scores_the_same_either_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WARMLINE_DATA", raising=False)
+    assert texts(40) == texts(40)
+    monkeypatch.setattr("sys.argv", ["evaluation", "--rows", "40", "--single", "10"])
+    main()
+    shown = capsys.readouterr().out
+    assert "| batched by length | 40 |" in shown
+    assert "| one by one | 10 |" in shown
+    assert float(shown.rsplit("reading: ", 1)[1]) < 1e-4
