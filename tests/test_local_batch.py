@@ -123,6 +123,23 @@ def test_prefill_and_grammar_hold_in_a_batch(toy_base: Path) -> None:
     assert found[2] in {"so alone", "so here"}
 
 
+def test_positions_that_hang_on_the_longest_row_are_written_one_by_one(
+    toy_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(toy_base)
+    monkeypatch.setitem(model.causal.config.rope_parameters, "rope_type", "longrope")
+    engine, sizes = LocalEngine(model, load_tokenizer(toy_base)), list[int]()
+    hook = model._decoder.register_forward_pre_hook(
+        lambda _module, _args, options: sizes.append(len(options["input_ids"])), with_kwargs=True
+    )
+    requests = asks(GREEDY)
+    try:
+        assert len(together(engine, requests)) == len(requests)
+    finally:
+        hook.remove()
+    assert set(sizes) == {1}
+
+
 def test_batches_are_bounded_in_rows_and_in_tokens(toy_base: Path) -> None:
     tokenizer = load_tokenizer(toy_base)
     sampling = Sampling(temperature=0, max_new_tokens=100)

@@ -102,3 +102,15 @@ class BatchEngine(Engine, Protocol):
     def generate_batch(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, "str | EngineError"]]:
         """Number and whole reply of each request as it ends, or why there is none; in any order."""
         ...
+
+
+@runtime_checkable
+class ScoresMany(Protocol):
+    """What an engine may offer beside `score`: many replies at once, at less cost. Ask with `isinstance`."""
+
+    def score_batch(self, items: Sequence[tuple[Sequence[Message], str]]) -> list[Scores]:
+        """What `score` gives for each pair of messages and reply, in order.
+
+        Raises EngineError if one of them cannot be scored; nothing is scored then.
+        """
+        ...

@@ -6,9 +6,10 @@ from typing import Any
 
 from warmline.config import ConfigError, Recipe, load_recipe
 from warmline.evaluate.plots import Plots, draw_plots
-from warmline.evaluate.results import Head, Stage, Summary, SummaryError, read_summary
+from warmline.evaluate.report_heads import HEAD_DEFINITIONS, all_labels, every_label, heads_of, strategy_history, trust
+from warmline.evaluate.results import Summary, SummaryError, read_summary
 from warmline.evaluate.stats import MIN_CLUSTERS
-from warmline.evaluate.wording import METRIC_NAMES, difference, estimate, headline, number, table
+from warmline.evaluate.wording import difference, estimate, headline, table
 from warmline.run_dir import RunDir, write_text
 
 NOT_REVIEWED = (
@@ -44,7 +45,7 @@ def write_report(run: RunDir) -> Path:
         *(_scores(summary) if summary else ()),
         "## Plots",
         _plots(run, plots),
-        *(_per_label(summary) if summary else ()),
+        *(every_label(summary) if summary else ()),
         "## Data",
         _data(manifest),
         "## Settings that matter",
@@ -93,10 +94,10 @@ def _scores(summary: Summary) -> list[str]:
     sections += ["## Heads and their floors"]
     with_heads = {name: stage for name, stage in summary.stages.items() if stage.heads}
     for name, stage in with_heads.items():
-        sections += [f"### Stage {name}", _heads(stage)]
+        sections += [f"### Stage {name}", heads_of(stage)]
     if not with_heads:
         sections.append("No stage has readings of a labelled turn.")
-    return sections
+    return [*sections, *all_labels(summary), *strategy_history(summary), *trust(summary)]
 
 
 def _responses(summary: Summary) -> str:
@@ -138,57 +139,9 @@ def _comparisons(summary: Summary) -> str:
     return f"{intro}\n\n{table(['stages, source', 'loss per token', 'replies', 'scored by one only'], rows)}"
 
 
-def _heads(stage: Stage) -> str:
-    rows = []
-    for name, head in stage.heads.items():
-        for metric_name, metric in head.metrics.items():
-            floors = "; ".join(f"{floor} {estimate(value)}" for floor, value in metric.floors.items())
-            rows.append(
-                [
-                    f"{name}, {METRIC_NAMES.get(metric_name, metric_name)}",
-                    head.n,
-                    estimate(metric.value),
-                    floors or "none",
-                    difference(metric.difference) if metric.difference else "none",
-                    metric.verdict or "no floor",
-                ]
-            )
-    notes = [_left_out(name, head) for name, head in stage.heads.items() if head.unscored or head.excluded_multi_label]
-    shown = table(["head, metric", "turns", "head", "floors", "head minus best floor", "verdict"], rows)
-    return "\n\n".join([shown, *notes])
-
-
-def _left_out(name: str, head: Head) -> str:
-    parts = []
-    if head.excluded_multi_label:
-        parts.append(f"{head.excluded_multi_label} turns with several labels, which are another task")
-    if head.unscored:
-        parts.append(f"{head.unscored} labelled turns without a reading")
-    return f"Not in the numbers of the {name} head: {' and '.join(parts)}."
-
-
 def _plots(run: RunDir, plots: Plots) -> str:
     shown = [f"![{caption}]({file.relative_to(run.path).as_posix()})" for caption, file in plots.drawn]
     return "\n\n".join([*shown, *(f"Left out. {reason}" for reason in plots.left_out)])
-
-
-def _per_label(summary: Summary) -> list[str]:
-    sections = []
-    for stage_name, stage in summary.stages.items():
-        for name, head in stage.heads.items():
-            if head.labels:
-                rows = [
-                    [
-                        score.label,
-                        *map(number, (score.precision, score.recall, score.f1)),
-                        score.support,
-                        score.predicted,
-                    ]
-                    for score in head.labels
-                ]
-                shown = table(["label", "precision", "recall", "F1", "support", "predicted"], rows)
-                sections += [f"### {name}, stage {stage_name}", shown]
-    return ["## Every label", *sections] if sections else []
 
 
 def _data(manifest: Mapping[str, Any]) -> str:
@@ -302,6 +255,7 @@ def _definitions(summary: Summary | None) -> str:
         "conversations, not of the training seed.",
         "*Verdict*: *beats* if the interval of the difference lies wholly on the better side of 0, *below* if wholly on the "
         "worse side, else *not distinguishable*. Many verdicts stand here; about one in twenty may err by chance.",
+        *HEAD_DEFINITIONS,
         "*Unscored*: the engine refused the sample or gave a number that is not finite; it is in no average.",
     ]
     return "\n".join(f"- {line}" for line in lines)

@@ -11,6 +11,16 @@ METRIC_NAMES = {
     "macro_f1": "macro-F1",
     "valence_mae": "valence error",
     "arousal_mae": "arousal error",
+    "micro_f1": "micro-F1",
+    "preference_bias": "preference bias",
+    "ece_equal_width": "calibration error, equal width",
+    "ece_equal_mass": "calibration error, equal mass",
+    "brier": "Brier score",
+    "nll": "log loss",
+    "aurc": "area under the risk-coverage curve",
+    "accuracy_at_0.5": "accuracy where half is answered",
+    "accuracy_at_0.8": "accuracy where 80 % is answered",
+    "accuracy_at_0.9": "accuracy where 90 % is answered",
 }
 _VERBS: dict[Verdict, str] = {
     "beats": "beats its best floor",
