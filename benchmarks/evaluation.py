@@ -87,6 +87,7 @@ def furthest(one: Sequence[Scores], other: Sequence[Scores]) -> float:
 
 
 def main() -> None:
+    """Print the rates of both ways, and whether they agree."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=NUM_ROWS, help="how many rows")
     parser.add_argument("--single", type=int, default=500, help="how many of them one by one, too")

@@ -181,6 +181,7 @@ class Errors:
 
 
 def errors_of(questions: Sequence[Question], values: Sequence[Sequence[float] | None]) -> Errors:
+    """Errors of the values that there are; None stands for a question without them."""
     pairs = [(each, given) for each, given in zip(questions, values, strict=True) if given is not None]
     if not pairs:
         return Errors(0, None, None, None, None)

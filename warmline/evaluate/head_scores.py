@@ -60,6 +60,7 @@ def score_classified(head: str, rows: Sequence[Row], floors: Floors, draw: Resam
 
 
 def score_affect(rows: Sequence[Row], floors: Floors, draw: Resample) -> Head | None:
+    """Mean absolute errors of valence and arousal beside constants; None if the stage has no reading of them."""
     labelled = [(row, row.gold.affect) for row in rows if row.gold.affect is not None]
     read = [(row, gold) for row, gold in labelled if all(name in row.readings.get("affect", {}) for name in AFFECTS)]
     if not read:
