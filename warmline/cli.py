@@ -145,7 +145,7 @@ def evaluate_run(run_name: Annotated[str, typer.Argument(metavar="RUN", help="A 
 
 @app.command()
 def report(run_name: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
-    """Write a run's report.md and plots anew from its scores.
+    """Write a run's report.md, report.html and plots anew from its scores.
 
     Example: warmline report tiny
     """
