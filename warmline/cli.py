@@ -130,7 +130,7 @@ def train(recipe: RecipeName, overrides: Overrides = None, name: Name = None) ->
 
 @app.command()
 def report(run_name: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
-    """Write a run's report.md and plots anew from its scores.
+    """Write a run's report.md, report.html and plots anew from its scores.
 
     Example: warmline report tiny
     """
