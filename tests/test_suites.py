@@ -48,9 +48,7 @@ def test_eq_bench_of_an_engine_is_scored_as_its_saved_answers_are(tmp_path: Path
     folder, material = RunDir(tmp_path / "run"), Material(questions=questions)
     engine = ScriptedEngine(["Sad: 6\nGlad: 0\nMad: 3\nBored: 1"])
     by_id = {each.id: each for each in questions_of(material)}
-    rows = run_suite(
-        "eq-bench", folder, "base", FromQuestions(engine, by_id, "lm-eval", {}), material, companion=False
-    )
+    rows = run_suite("eq-bench", folder, "base", FromQuestions(engine, by_id, "lm-eval", {}), material, companion=False)
     assert [row.scores["parsed"] for row in rows] == [True] * 8
     tables = json.loads(sum_up("eq-bench", folder, material, companion=False).read_text())["stages"]["base"]
     assert tables["lm_eval"]["score"] == pytest.approx(100)
@@ -108,8 +106,9 @@ def test_files_of_the_companion_stand_beside_those_of_the_bare_model(tmp_path: P
         (["--suite", ","], "--suite names no suite"),
         (["--suite", "responses"], "no corpora"),
         (["--suite", "held-out"], "no corpora"),
-        (["--stage", "rlhf", "--suite", "warm"], "neither a run"),
-        (["--limit", "0"], "0 is not in the range"),
+        (["--stage", "rlhf", "--suite", "warm"], "--stage 'rlhf': there is base"),
+        (["--suite", "warm"], "neither a run under ./runs nor a model"),
+        (["--limit", "0"], "should be greater than or equal to 1"),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments: list[str], message: str, tmp_path: Path, monkeypatch) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from warmline.data.prepare import Corpus
     from warmline.evaluate.suites import Material
     from warmline.evaluate.task import Answerer
-    from warmline.pipeline import Loaded, OpenedEngine
+    from warmline.pipeline import OpenedEngine
     from warmline.run_dir import RunDir
 
 HELD_OUT = ("held-out", "emotions", "strategy")  # names of the one pass that reads heads and scores recorded replies
@@ -24,7 +24,9 @@ ALL = "all"
 
 
 def evaluate_run(
-    name: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run (name or folder), a model folder or a hub id.")],
+    name: Annotated[
+        str, typer.Argument(metavar="RUN|MODEL", help="A run (name or folder), a model folder or a hub id.")
+    ],
     stage: Annotated[str, typer.Option(help="base, sft, dpo or all that are finished.")] = ALL,
     suite: Annotated[
         str,
@@ -97,6 +99,7 @@ def _evaluate(
     questions: Path | None,
 ) -> list[Path]:
     from warmline.data.prepare import load_corpus
+    from warmline.evaluate.report import write_report
     from warmline.evaluate.suites import SUITES, Material, sum_up
     from warmline.pipeline import evaluate, finished_stages, open_engine, open_run
 
@@ -117,9 +120,12 @@ def _evaluate(
         opened = open_engine(name, folder, each, loaded)
         for suite in asked:
             _run_suite(suite, folder, each, opened, material, through_companion)
-    return written + [
+    written += [
         sum_up(suite, folder, material, companion=through_companion or SUITES[suite].needs_companion) for suite in asked
     ]
+    if recipe and asked:
+        written.append(write_report(folder))
+    return written
 
 
 def _stages(asked: str, finished: Sequence[str]) -> Sequence[str]:

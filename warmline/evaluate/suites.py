@@ -20,8 +20,14 @@ from warmline.evaluate.eq_bench import Answers, against_word_mean, as_json, mark
 from warmline.evaluate.eq_bench import score as score_answers
 from warmline.evaluate.eq_bench_questions import MAX_NEW_TOKENS, NAMES, Mode, Question, ask, prompt_for, read_questions
 from warmline.evaluate.export import export, export_file
-from warmline.evaluate.prompted import qualitative_tables, qualitative_task, red_team_tables, red_team_task
-from warmline.evaluate.prompted import safety_table, safety_task
+from warmline.evaluate.prompted import (
+    qualitative_tables,
+    qualitative_task,
+    red_team_tables,
+    red_team_task,
+    safety_table,
+    safety_task,
+)
 from warmline.evaluate.responses import responses_task, summarise, train_replies
 from warmline.evaluate.rows import Progress
 from warmline.evaluate.task import Answerer, Failure, Reply, Row, Sample, Task, read, run
@@ -195,28 +201,26 @@ def run_suite(
 
 def sum_up(name: str, folder: RunDir, material: Material, *, companion: bool) -> Path:
     """Write `scores/SUITE.json`: the tables of every stage that has rows, and of `warm` the change between stages."""
-    found = {
-        stage: rows
-        for stage in STAGES
-        if (rows := read(rows_file(folder, name, stage, companion=companion)))
-    }
+    found = {stage: rows for stage in STAGES if (rows := read(rows_file(folder, name, stage, companion=companion)))}
     tables: dict[str, object] = {stage: SUITES[name].tables(rows, material) for stage, rows in found.items()}
     document: dict[str, object] = {"suite": name, "companion": companion, "stages": tables}
     if name == "warm":
-        document["changes"] = {f"{later} against {earlier}": change for later, earlier, change in _changes(found, material)}
+        document["changes"] = {
+            f"{later} against {earlier}": change for later, earlier, change in _changes(found, material)
+        }
     file = folder.path / "scores" / f"{named(name, companion=companion)}.json"
     write_text(file, json.dumps(document, default=_plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return file
 
 
-def _changes(
-    found: Mapping[str, Sequence[Row]], material: Material
-) -> Iterator[tuple[str, str, warm.Comparison]]:
+def _changes(found: Mapping[str, Sequence[Row]], material: Material) -> Iterator[tuple[str, str, warm.Comparison]]:
     stages = [*found]
     for number, earlier in enumerate(stages):
         for later in stages[number + 1 :]:
-            yield later, earlier, warm.compare(
-                found[earlier], found[later], samples=material.bootstrap_samples, seed=material.seed
+            yield (
+                later,
+                earlier,
+                warm.compare(found[earlier], found[later], samples=material.bootstrap_samples, seed=material.seed),
             )
 
 
