@@ -50,6 +50,8 @@ def evaluate_run(
     """
     with errors():
         folder = _folder(name)
+        if suite == HELD_OUT[0] and not _is_run(folder):
+            run_dir(name).recipe()  # raises: only a run holds something out
         suites = _suites(suite, is_run=_is_run(folder))
         with folder.lock():
             for written in _evaluate(name, folder, stage, suites, through_companion, limit, questions):
