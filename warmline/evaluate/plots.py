@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from warmline.evaluate.drawing import BLUE, GREY, ORANGE, PREDICTORS, new_figure, save, tidy
 from warmline.evaluate.plots_heads import draw_abstain, draw_confusion, draw_reliability
+from warmline.evaluate.plots_replies import draw_lengths
 from warmline.evaluate.results import Head, Stage, Summary, SummaryError, read_summary
 from warmline.evaluate.stats import Interval
+from warmline.evaluate.task_rows import lengths, read_tasks
 from warmline.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ def draw_plots(run: RunDir) -> Plots:
         drawn.append((f"Losses of stage {stage}", save(_draw_curves(stage, terms), run, f"loss.{stage}")))
     if not curves:
         left_out.append("Loss curves: metrics.jsonl has no losses.")
+    for suite, counts in lengths(read_tasks(run)).items():
+        drawn.append((f"Length of the replies of {suite}", save(draw_lengths(suite, counts), run, f"lengths.{suite}")))
     try:
         summary = read_summary(run)
     except SummaryError as error:
