@@ -41,6 +41,7 @@ HEAVY = (
     "objectives",
     "data.batches",
     "engine.local",
+    "engine.decoding",
     "package",
     "pipeline",
     "doctor",

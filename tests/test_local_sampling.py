@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from warmline.engine.decoding import draw
 from warmline.engine.engine import GenerateRequest, Message, Sampling
-from warmline.engine.local import LocalEngine, _draw
+from warmline.engine.local import LocalEngine
 from warmline.model.load import load_tokenizer
 
 from .test_local import load
@@ -25,7 +26,7 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(temperature: float,
             break
     assert len(kept) == 5 or top_p < 1
     sampling = Sampling(temperature=temperature, top_p=top_p)
-    drawn = _draw(logits.expand(40_000, 5), sampling, torch.Generator().manual_seed(0))
+    drawn = draw(logits.expand(40_000, 5), sampling, torch.Generator().manual_seed(0))
     shares = torch.bincount(drawn, minlength=5) / len(drawn)
     expected = torch.zeros(5)
     expected[kept] = probabilities[kept] / mass
@@ -36,7 +37,7 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(temperature: float,
 def test_at_temperature_0_the_likeliest_token_of_each_row_is_taken() -> None:
     logits = torch.tensor([[0.0, 1e-6, -1.0], [5.0, 3.0, 4.0]])
     for sampling in (Sampling(temperature=0), Sampling(temperature=1e-50, top_p=1.0), Sampling(top_p=1e-9)):
-        assert _draw(logits, sampling, torch.Generator()).tolist() == [1, 0]
+        assert draw(logits, sampling, torch.Generator()).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

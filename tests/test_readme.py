@@ -59,7 +59,7 @@ def test_make_test_prints_what_readme_shows() -> None:
     assert '$(BIN)/pytest -m "not slow"' in makefile
 
 
-@pytest.mark.parametrize("arguments", sorted(set(re.findall(r"`?\.?[\w./]*warmline ((?:data )?[a-z]+)", README))))
+@pytest.mark.parametrize("arguments", sorted(set(re.findall(r"`?\.?[\w./]*warmline ((?:data )?[a-z-]+)", README))))
 def test_commands_that_readme_names_exist(arguments: str) -> None:
     if (command := arguments.split())[0] in {"run", "train", "eval", "report", "chat", "data", "recipes", "demo"}:
         assert CliRunner().invoke(app, [*command, "--help"]).exit_code == 0

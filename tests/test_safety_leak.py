@@ -222,6 +222,12 @@ def test_the_check_above_has_sinks_to_look_at() -> None:
     assert around_the_door(ast.parse(code.replace("text_of(piece)", "str(piece)")))
 
 
+# They ask engines to measure them: what comes back goes into files of scores, and nobody is talked to.
+ASK_TO_MEASURE = {
+    f"warmline.evaluate.{name}" for name in ("answers", "eq_bench3", "eq_bench_questions", "judge", "simulate")
+}
+
+
 def test_engines_are_asked_and_released_text_is_made_in_one_place_each() -> None:
     asks, makes = set(), set()
     for module, file in MODULES.items():
@@ -230,7 +236,11 @@ def test_engines_are_asked_and_released_text_is_made_in_one_place_each() -> None
                 called = ast.unparse(node.func)
                 asks |= {module} if called.endswith(".generate") else set()
                 makes |= {module} if called in {"Validated", "release.Validated", "str.__new__"} else set()
-    assert asks == {"warmline.dialogue.ladder", "warmline.dialogue.stream"}
+    assert asks - ASK_TO_MEASURE == {"warmline.dialogue.ladder", "warmline.dialogue.stream"}
+    assert asks >= ASK_TO_MEASURE
+    talks = [file.read_text(encoding="utf-8") for module, file in MODULES.items() if part_of(module) == "serve"]
+    assert talks
+    assert not [code for code in talks if "warmline.evaluate" in code]
     assert makes == {"warmline.safety.validate.release"}
 
 

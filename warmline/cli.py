@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from warmline import __version__
+from warmline.commands.ablate import ablate
+from warmline.commands.compare import compare_runs
 from warmline.commands.data import data_app
+from warmline.commands.eq_bench import eq_bench_app
+from warmline.commands.evaluate import evaluate_run
+from warmline.commands.export import export_app
 from warmline.commands.safety import safety_app
 from warmline.commands.shared import (
     Country,
@@ -41,7 +46,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(eq_bench_app, name="eq-bench")
 app.add_typer(safety_app, name="safety")
+app.command(name="eval")(evaluate_run)
+app.command(name="compare")(compare_runs)
+app.command(name="ablate")(ablate)
+app.add_typer(export_app, name="export")
 
 Name = Annotated[str | None, typer.Option("--name", help="The run's folder under ./runs; default: the recipe's name.")]
 DEMO = (
@@ -118,26 +128,9 @@ def train(recipe: RecipeName, overrides: Overrides = None, name: Name = None) ->
             typer.echo(str(folder.stage("sft")))
 
 
-@app.command(name="eval")
-def evaluate_run(run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")]) -> None:
-    """Score every finished stage of a run on held-out conversations; what is scored already is kept.
-
-    Example: warmline eval tiny
-    """
-    with errors():
-        from warmline.data.prepare import load_corpus
-        from warmline.pipeline import evaluate, open_run
-
-        folder = run_dir(run_name)
-        settings = folder.recipe()
-        with folder.lock():
-            evaluate(settings, folder, load_corpus(settings, data_root()), open_run(folder))
-        typer.echo(str(folder.path / "scores" / "summary.json"))
-
-
 @app.command()
 def report(run_name: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
-    """Write a run's report.md and plots anew from its scores.
+    """Write a run's report.md, report.html and plots anew from its scores.
 
     Example: warmline report tiny
     """

@@ -20,9 +20,9 @@ from warmline.data.style import UNSTYLED, styling_of
 from warmline.data.tokenize import Encoder
 from warmline.engine.local import LocalEngine
 from warmline.evaluate.floors import fit_floors
-from warmline.evaluate.held_out import score_held_out
+from warmline.evaluate.held_out import read_emotions, score_held_out
 from warmline.evaluate.report import write_report
-from warmline.evaluate.summary import held_out_file, summarise
+from warmline.evaluate.summary import TUNED_ON, held_out_file, summarise, tuning_file
 from warmline.model import checkpoint
 from warmline.model.device import SLOW_BFLOAT16, bfloat16_slowdown, threads_for_one_row
 from warmline.model.load import ModelError, check_positions, fingerprint, load_base, load_tokenizer, resolve
@@ -190,20 +190,32 @@ def open_run(run: RunDir) -> Loaded:
 
 def evaluate(recipe: Recipe, run: RunDir, corpus: Corpus, loaded: Loaded) -> Path:
     """Score the finished stages on held-out conversations, summarise, and write the report; returns its file."""
-    held_out = [
-        conversation
-        for conversations in corpus.conversations[recipe.eval.split].values()
-        for conversation in conversations[: recipe.eval.max_conversations]
-    ]
+    held_out, tuning = (
+        [
+            conversation
+            for conversations in corpus.conversations[split].values()
+            for conversation in conversations[: recipe.eval.max_conversations]
+        ]
+        for split in (recipe.eval.split, TUNED_ON)
+    )
     with threads_for_one_row(loaded.model.device, loaded.model.hidden_size):
         for stage in finished_stages(run):
+            engine = LocalEngine(loaded.model, loaded.tokenizer, stage)
             score_held_out(
-                LocalEngine(loaded.model, loaded.tokenizer, stage),
+                engine,
                 held_out,
                 held_out_file(run, stage),
                 system_prompt=recipe.model.system_prompt,
                 progress=partial(progress, f"score {stage}"),
             )
+            if recipe.eval.split != TUNED_ON:
+                read_emotions(
+                    engine,
+                    tuning,
+                    tuning_file(run, stage),
+                    system_prompt=recipe.model.system_prompt,
+                    progress=partial(progress, f"read {stage} for thresholds"),
+                )
     train_conversations = [each for conversations in corpus.conversations["train"].values() for each in conversations]
     summarise(run, fit_floors(train_conversations), recipe.eval, seed=recipe.seed)
     return write_report(run)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 Capability = Literal["logits", "heads", "n", "grammar"]
 
@@ -92,4 +92,25 @@ class Engine(Protocol):
 
     def capabilities(self) -> frozenset[Capability]:
         """What this engine can do beyond plain text."""
+        ...
+
+
+@runtime_checkable
+class BatchEngine(Engine, Protocol):
+    """An engine that writes replies to many requests at once."""
+
+    def generate_batch(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, "str | EngineError"]]:
+        """Number and whole reply of each request as it ends, or why there is none; in any order."""
+        ...
+
+
+@runtime_checkable
+class ScoresMany(Protocol):
+    """What an engine may offer beside `score`: many replies at once, at less cost. Ask with `isinstance`."""
+
+    def score_batch(self, items: Sequence[tuple[Sequence[Message], str]]) -> list[Scores]:
+        """What `score` gives for each pair of messages and reply, in order.
+
+        Raises EngineError if one of them cannot be scored; nothing is scored then.
+        """
         ...

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 
 import numpy as np
+from numpy.typing import NDArray
 
 from warmline.data.conversation import Affect, Conversation
 from warmline.evaluate.held_out import Gold, samples
 
 MAJORITY = "majority"  # the most frequent label of train
 CHANCE = "chance"  # a label drawn with train's frequencies, seeded: of independent guesses the best macro-F1
+EVERY = "every label"  # of emotions: all at once, which beats chance where an item may have any number of labels
 BIGRAM = "previous strategy"  # the label that most often follows the previous supporter turn's, in train
 MEAN = "mean"  # of train
 MEDIAN = "median"  # of train: no constant has a lower mean absolute error there
@@ -30,6 +32,9 @@ class Floors:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # head -> label -> decision points of train
     next_strategy: Mapping[str, str] = field(default_factory=dict)  # previous strategy or START -> label
     affect: Mapping[str, Affect] = field(default_factory=dict)  # MEAN and MEDIAN -> the constant
+    emotion_rates: Mapping[str, float] = field(
+        default_factory=dict
+    )  # label -> share of train's labelled points with it
 
     def predictions(self, head: str, golds: Sequence[Gold]) -> dict[str, list[str]]:
         """What each floor of a classified head predicts for the decision points `golds`."""
@@ -44,6 +49,23 @@ class Floors:
         if head == "strategy":
             floors[BIGRAM] = [self.next_strategy.get(gold.previous_strategy or "", majority) for gold in golds]
         return floors
+
+    def indicators(self, labels: Sequence[str], num: int) -> dict[str, NDArray[np.float64]]:
+        """What each floor says of `num` turns that may have any number of emotions: ones and zeros, [num, labels].
+
+        `chance` draws each label by itself with its frequency in train.
+        """
+        if not self.emotion_rates:
+            return {}
+        rates_L = np.array([self.emotion_rates.get(label, 0.0) for label in labels])
+        majority = min(self.emotion_rates, key=lambda label: (-self.emotion_rates[label], label))
+        majority_L = np.array([float(label == majority) for label in labels])
+        drawn_NL = np.random.default_rng(CHANCE_SEED).random((num, len(labels))) < rates_L
+        return {
+            MAJORITY: np.tile(majority_L, (num, 1)),
+            CHANCE: drawn_NL.astype(np.float64),
+            EVERY: np.ones((num, len(labels))),
+        }
 
 
 def label_of(head: str, gold: Gold) -> str | None:
@@ -63,6 +85,8 @@ def fit_floors(conversations: Iterable[Conversation]) -> Floors:
     labels: dict[str, Counter[str]] = {head: Counter() for head in CLASSIFIED}
     followers: defaultdict[str, Counter[str]] = defaultdict(Counter)
     affects: list[tuple[float, float]] = []
+    emotions: Counter[str] = Counter()
+    num_with_emotion = 0
     for conversation in conversations:
         for sample in samples(conversation):
             gold = sample.gold
@@ -71,12 +95,15 @@ def fit_floors(conversations: Iterable[Conversation]) -> Floors:
                     counts[label] += 1
             if gold.strategy and gold.previous_strategy:
                 followers[gold.previous_strategy][gold.strategy] += 1
+            emotions.update(gold.emotion)
+            num_with_emotion += bool(gold.emotion)
             if gold.affect:
                 affects.append(gold.affect)
     return Floors(
         counts={head: dict(counts) for head, counts in labels.items() if counts},
         next_strategy={previous: _most_frequent(counts) for previous, counts in followers.items()},
         affect=_constants(affects),
+        emotion_rates={label: count / num_with_emotion for label, count in emotions.items()},
     )
 
 

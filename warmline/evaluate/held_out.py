@@ -1,25 +1,24 @@
 """One pass over held-out conversations: how likely each reply is, and what the heads read before it."""
 
-import json
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from warmline.data.conversation import Conversation, Turn
-from warmline.engine.engine import Engine, EngineError, Message, Scores
-from warmline.progress import Advance
-from warmline.run_dir import append_row, cut_back, write_text
+from warmline.engine.engine import Engine, EngineError, Message, Scores, ScoresMany
+from warmline.evaluate import rows
+from warmline.evaluate.rows import Progress, fill
 
 START = "<start>"  # what stands for the previous strategy before a supporter's first labelled turn
 DIGITS = 6  # of numbers in rows
+CHUNK = 256  # samples that an engine with `score_batch` is given at once, or somewhat more: no conversation is cut
 
 Key = tuple[str, str]  # source and sample id: conversation ids are unique within a source only
-Progress = Callable[[int, int], AbstractContextManager[Advance]]  # given how many samples, and how many are done
 
 
 class _Strict(BaseModel):
@@ -129,57 +128,92 @@ def score_held_out(
 ) -> Progressed:
     """Score every sample of `conversations` into `file`, one row each as it finishes, in order.
 
-    Without heads there is nothing to read where no reply follows: those samples are left out.
+    Without heads there is nothing to read where no reply follows: those samples are left out. An engine that offers
+    `score_batch` is asked for some hundred samples at a time, and their rows are written once it answers.
     Rows that already stand in the file are kept, whatever their status, and not scored again; a cut last line and rows
     of other samples are dropped. What the engine refuses, or answers with a number that is not finite, is written as
     unscored with the reason. Raises ValueError if two samples share source and id.
     """
     has_heads = "heads" in engine.capabilities()
     wanted = [each for conversation in conversations for each in samples(conversation) if each.reply or has_heads]
-    order = {sample.key: number for number, sample in enumerate(wanted)}
-    if len(order) != len(wanted):
-        twice = next(sample for number, sample in enumerate(wanted) if order[sample.key] != number)
+    return _score_all(engine, wanted, file, system_prompt, progress)
+
+
+def read_emotions(
+    engine: Engine,
+    conversations: Sequence[Conversation],
+    file: Path,
+    *,
+    system_prompt: str | None = None,
+    progress: Progress | None = None,
+) -> Progressed:
+    """What the heads read before each decision point that has an emotion label, into `file`, as `score_held_out` does.
+
+    Replies are not scored, and an engine without heads is not asked.
+    """
+    if "heads" not in engine.capabilities():
+        return Progressed(0, 0)
+    found = (sample for conversation in conversations for sample in samples(conversation))
+    wanted = [replace(sample, reply="") for sample in found if sample.gold.emotion]
+    return _score_all(engine, wanted, file, system_prompt, progress)
+
+
+def _score_all(
+    engine: Engine, wanted: Sequence[Sample], file: Path, system_prompt: str | None, progress: Progress | None
+) -> Progressed:
+    by_key = {sample.key: sample for sample in wanted}
+    if len(by_key) != len(wanted):
+        twice = next(sample for sample in wanted if by_key[sample.key] is not sample)
         raise ValueError(f"{twice.source}: two samples have the id {twice.id!r}")
-    cut_back(file, lambda row: _key(row) in order)
-    rows = {row.key: row for row in read_rows(file)}
-    todo = [sample for sample in wanted if sample.key not in rows]
-    out_of_order = [*rows, *(sample.key for sample in todo)] != list(order)
     system = [Message("system", system_prompt)] if system_prompt else []
-    with progress(len(wanted), len(rows)) if progress else nullcontext(_silent) as advance:
-        for sample in todo:
-            row = _score(engine, sample, system)
-            append_row(file, row.model_dump(mode="json"))
-            rows[row.key] = row
-            advance(1, "")
-    if out_of_order:  # a row was lost in the middle and has just been written at the end
-        ordered = sorted(rows.values(), key=lambda row: order[row.key])
-        write_text(file, "".join(json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in ordered))
-    num_unscored = sum(row.status == "unscored" for row in rows.values())
-    return Progressed(len(rows) - num_unscored, num_unscored)
+
+    def make(keys: Sequence[Key]) -> Iterator[Row]:
+        return _scored(engine, [by_key[key] for key in keys], system)
+
+    done = fill(file, [*by_key], Row, lambda row: row.key, make, progress=progress)
+    num_unscored = sum(row.status == "unscored" for row in done)
+    return Progressed(len(done) - num_unscored, num_unscored)
 
 
 def read_rows(file: Path) -> list[Row]:
     """The rows of a held-out file; a last line that was cut off is not one. Raises ValueError on any other bad line."""
-    if not file.is_file():
-        return []
-    rows = []
-    *lines, rest = file.read_text(encoding="utf-8").split("\n")  # splitlines() would also split inside a string
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(Row.model_validate_json(line))
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise ValueError(f"{file}, line {number}: not a held-out row: {problem['msg']}") from None
-    if rest:
-        try:
-            rows.append(Row.model_validate_json(rest))
-        except ValidationError:
-            return rows
-    return rows
+    return rows.read_rows(file, Row, "held-out row")
 
 
-def _score(engine: Engine, sample: Sample, system: Sequence[Message]) -> Row:
-    messages = [*system, *(Message(turn.role, turn.text) for turn in sample.history)]
+def _scored(engine: Engine, todo: Sequence[Sample], system: Sequence[Message]) -> Iterator[Row]:
+    """A row for each sample in order: many at a time where the engine can, else one by one."""
+    for chunk in _chunks(todo) if isinstance(engine, ScoresMany) else ([sample] for sample in todo):
+        items = [([*system, *(Message(turn.role, turn.text) for turn in each.history)], each.reply) for each in chunk]
+        for sample, scores in zip(chunk, _ask(engine, items), strict=True):
+            yield _row(sample, scores)
+
+
+def _chunks(todo: Sequence[Sample]) -> Iterator[list[Sample]]:
+    """Whole conversations together: an engine may read the turns of one in a single pass."""
+    chunk: list[Sample] = []
+    for _, of_one in itertools.groupby(todo, key=lambda sample: (sample.source, sample.conversation)):
+        chunk += of_one
+        if len(chunk) >= CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _ask(engine: Engine, items: Sequence[tuple[Sequence[Message], str]]) -> Iterable[Scores | EngineError]:
+    """The scores of each item, or why it has none. What is refused together is asked in halves, down to the culprit."""
+    try:
+        if isinstance(engine, ScoresMany):
+            return engine.score_batch(items)
+        return [engine.score(messages, reply) for messages, reply in items]
+    except EngineError as error:
+        if len(items) == 1:
+            return [error]
+    half = len(items) // 2
+    return [*_ask(engine, items[:half]), *_ask(engine, items[half:])]
+
+
+def _row(sample: Sample, scores: Scores | EngineError) -> Row:
     row = Row(
         id=sample.id,
         conversation=sample.conversation,
@@ -188,12 +222,9 @@ def _score(engine: Engine, sample: Sample, system: Sequence[Message]) -> Row:
         num_chars=len(sample.reply),
         gold=sample.gold,
     )
-    try:
-        scores = engine.score(messages, sample.reply)
-    except EngineError as error:
-        return row.model_copy(update={"reason": str(error)})
-    if problem := _problem(scores, sample):
+    if problem := str(scores) if isinstance(scores, EngineError) else _problem(scores, sample):
         return row.model_copy(update={"reason": problem})
+    assert isinstance(scores, Scores)
     readings = {
         reading.head: {
             label: round(float(value), DIGITS) for label, value in zip(reading.labels, reading.values, strict=True)
@@ -220,14 +251,3 @@ def _problem(scores: Scores, sample: Sample) -> str | None:
         if not all(math.isfinite(value) for value in reading.values):
             return f"the {reading.head} head read a number that is not finite"
     return None
-
-
-def _key(row: Mapping[str, Any]) -> Key | None:
-    try:
-        return Row.model_validate_json(json.dumps(row)).key
-    except ValidationError:
-        return None  # cut off inside, or of an older format: it is scored again
-
-
-def _silent(count: int, note: str) -> None:
-    """No progress shown."""

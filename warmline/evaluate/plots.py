@@ -5,21 +5,20 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from warmline.evaluate.drawing import BLUE, GREY, ORANGE, PREDICTORS, new_figure, save, tidy
+from warmline.evaluate.plots_heads import draw_abstain, draw_confusion, draw_reliability
+from warmline.evaluate.plots_replies import draw_lengths
 from warmline.evaluate.results import Head, Stage, Summary, SummaryError, read_summary
 from warmline.evaluate.stats import Interval
-from warmline.run_dir import RunDir, write_atomic
+from warmline.evaluate.task_rows import lengths, read_tasks
+from warmline.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart with any colour vision. Markers differ too, for print in grey.
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#666666"
-PREDICTORS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"))  # the head first, then its floors
 SPLITS = {"train": (GREY, ""), "validation": (BLUE, "o")}
-DPI = 120  # pixels per inch
 PANEL = (3.4, 2.4)  # inches
 NUM_COLUMNS = 3  # of panels
 
@@ -40,9 +39,11 @@ def draw_plots(run: RunDir) -> Plots:
     left_out: list[str] = []
     curves = read_curves(run.metrics)
     for stage, terms in curves.items():
-        drawn.append((f"Losses of stage {stage}", _save(_draw_curves(stage, terms), run, f"loss.{stage}")))
+        drawn.append((f"Losses of stage {stage}", save(_draw_curves(stage, terms), run, f"loss.{stage}")))
     if not curves:
         left_out.append("Loss curves: metrics.jsonl has no losses.")
+    for suite, counts in lengths(read_tasks(run)).items():
+        drawn.append((f"Length of the replies of {suite}", save(draw_lengths(suite, counts), run, f"lengths.{suite}")))
     try:
         summary = read_summary(run)
     except SummaryError as error:
@@ -59,11 +60,25 @@ def _draw_heads(run: RunDir, summary: Summary) -> Iterator[tuple[str, Path]]:
     for name, stage in summary.stages.items():
         if any("macro_f1" in head.metrics for head in stage.heads.values()):
             figure = _draw_floors(name, stage)
-            yield f"Macro-F1 of the heads of stage {name} and of their floors", _save(figure, run, f"heads.{name}")
+            yield f"Macro-F1 of the heads of stage {name} and of their floors", save(figure, run, f"heads.{name}")
         for head_name, head in stage.heads.items():
             if head.labels:
                 figure = _draw_labels(name, head_name, head)
-                yield f"F1 per {head_name} label, stage {name}", _save(figure, run, f"labels.{head_name}.{name}")
+                yield f"F1 per {head_name} label, stage {name}", save(figure, run, f"labels.{head_name}.{name}")
+        yield from _draw_trust(run, name, stage)
+
+
+def _draw_trust(run: RunDir, name: str, stage: Stage) -> Iterator[tuple[str, Path]]:
+    measured = {head_name: head.calibration for head_name, head in stage.heads.items() if head.calibration}
+    if measured:
+        figure = draw_reliability(name, measured)
+        yield f"Accuracy by confidence of the heads of stage {name}", save(figure, run, f"reliability.{name}")
+        figure = draw_abstain(name, measured)
+        yield f"Accuracy of stage {name} where unsure turns are not answered", save(figure, run, f"abstain.{name}")
+    for head_name, head in stage.heads.items():
+        if figure := draw_confusion(name, head_name, head.confusion):
+            caption = f"What the {head_name} head of stage {name} takes for what"
+            yield caption, save(figure, run, f"confusion.{head_name}.{name}")
 
 
 def read_curves(file: Path) -> dict[str, Curves]:
@@ -90,7 +105,7 @@ def read_curves(file: Path) -> dict[str, Curves]:
 def _draw_curves(stage: str, terms: Curves) -> "Figure":
     num_columns = min(NUM_COLUMNS, len(terms))
     num_rows = math.ceil(len(terms) / num_columns)
-    figure = _figure(PANEL[0] * num_columns, PANEL[1] * num_rows + 0.5)
+    figure = new_figure(PANEL[0] * num_columns, PANEL[1] * num_rows + 0.5)
     grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
     for axes, (term, splits) in zip(grid, terms.items(), strict=False):
         for split, curve in splits.items():
@@ -100,7 +115,7 @@ def _draw_curves(stage: str, terms: Curves) -> "Figure":
             shape = marker or ("." if len(curve) == 1 else "")
             axes.plot(steps, values, color=colour, marker=shape, markersize=3.5, linewidth=1.2, label=split)
         axes.set_title(term, fontsize=10)
-        _tidy(axes)
+        tidy(axes)
     for axes in grid[len(terms) :]:
         axes.set_visible(False)
     for at in range(0, len(terms), num_columns):
@@ -114,7 +129,7 @@ def _draw_curves(stage: str, terms: Curves) -> "Figure":
 
 def _draw_labels(stage: str, name: str, head: Head) -> "Figure":
     scores = [score for score in head.labels if score.support][::-1]  # the most frequent label on top
-    figure = _figure(6.4, 1.2 + 0.24 * len(scores))
+    figure = new_figure(6.4, 1.2 + 0.24 * len(scores))
     axes = figure.subplots()
     bars = axes.barh([f"{score.label} ({score.support})" for score in scores], [score.f1 for score in scores], 0.7)
     for bar in bars:
@@ -124,7 +139,7 @@ def _draw_labels(stage: str, name: str, head: Head) -> "Figure":
     axes.set_ylim(-0.6, len(scores) - 0.4)
     axes.set_xlabel("F1 (in brackets: how often the label occurs)")
     axes.set_title(f"Stage {stage}: {name}, F1 per label", loc="left")
-    _tidy(axes)
+    tidy(axes)
     axes.grid(axis="y", visible=False)
     return figure
 
@@ -132,7 +147,7 @@ def _draw_labels(stage: str, name: str, head: Head) -> "Figure":
 def _draw_floors(stage_name: str, stage: Stage) -> "Figure":
     heads = {name: head.metrics["macro_f1"] for name, head in stage.heads.items() if "macro_f1" in head.metrics}
     predictors = ["head", *dict.fromkeys(floor for metric in heads.values() for floor in metric.floors)]
-    figure = _figure(6.4, 1.5 + 0.75 * len(heads))
+    figure = new_figure(6.4, 1.5 + 0.75 * len(heads))
     axes = figure.subplots()
     for number, predictor in enumerate(predictors):
         colour, marker = PREDICTORS[number % len(PREDICTORS)]
@@ -161,7 +176,7 @@ def _draw_floors(stage_name: str, stage: Stage) -> "Figure":
     axes.set_xlabel("macro-F1, with 95 % interval")
     axes.set_title(f"Stage {stage_name}: heads and floors", loc="left")
     figure.legend(loc="outside lower center", ncols=len(predictors), frameon=False, fontsize=9)
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
@@ -170,29 +185,3 @@ def _arms(estimates: tuple[Interval, ...]) -> list[list[float]]:
     low = [max(0.0, value - (value if low is None else low)) for value, low, _ in estimates]
     high = [max(0.0, (value if high is None else high) - value) for value, _, high in estimates]
     return [low, high]
-
-
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # Without pyplot: no global state, no window, and safe in a server's thread.
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _tidy(axes: "Axes") -> None:
-    axes.grid(color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _save(figure: "Figure", run: RunDir, name: str) -> Path:
-    file = run.path / "plots" / f"{name}.png"
-    # Without the software's version in it the same data gives the same file.
-    options: dict[str, Any] = {"format": "png", "metadata": {"Software": None}}
-    write_atomic(file, lambda draft: figure.savefig(draft, **options))
-    return file

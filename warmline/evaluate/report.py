@@ -1,14 +1,23 @@
-"""`report.md` of a run: what came out, against which floors, from which data and settings, and what it does not show."""
+"""`report.md` and `report.html` of a run: what came out, against which floors, from which data, and what it does not show."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from warmline.config import ConfigError, Recipe, load_recipe
-from warmline.evaluate.plots import Plots, draw_plots
-from warmline.evaluate.results import Head, Stage, Summary, SummaryError, read_summary
+from warmline.evaluate import report_tasks
+from warmline.evaluate.plots import Curves, Plots, draw_plots, read_curves
+from warmline.evaluate.report_compare import ablations, normalised
+from warmline.evaluate.report_heads import HEAD_DEFINITIONS, all_labels, every_label, heads_of, strategy_history, trust
+from warmline.evaluate.report_html import DEFINITIONS, page
+from warmline.evaluate.report_replies import side_by_side
+from warmline.evaluate.results import Summary, SummaryError, read_summary
 from warmline.evaluate.stats import MIN_CLUSTERS
-from warmline.evaluate.wording import METRIC_NAMES, difference, estimate, headline, number, table
+from warmline.evaluate.task_rows import COMPANION, TaskRows, read_tasks
+from warmline.evaluate.wording import difference, estimate, headline, number, quoted, table
 from warmline.run_dir import RunDir, write_text
 
 NOT_REVIEWED = (
@@ -22,41 +31,72 @@ DEMONSTRATION = (
     "It is not a companion to talk to, its numbers say nothing about larger models, and they cannot be compared with "
     "published ones."
 )
+ABOUT_LEAKS = (
+    "A model that was trained on the text it is tested on looks better than it is. Conversations that stand in an "
+    "evaluation split as well, word for word or nearly, are left out of training. Labels and other notes on a conversation "
+    "never stand in what the model reads. `warmline data audit RECIPE` looks for repeats again and shows where they are."
+)
 NOTHING_SCORED = "Nothing has been scored yet: `warmline eval` does it."
 
 
 def write_report(run: RunDir) -> Path:
-    """Draw the plots and write `report.md`. Parts whose data is missing or broken say so.
+    """Draw the plots, write `report.md` and the same as one page, `report.html`; returns the first.
 
-    Raises RunError if the folder is not a run.
+    Parts whose data is missing or broken say so. Raises RunError if the folder is not a run.
     """
     recipe = run.recipe()
     manifest = _manifest(run)
     plots = draw_plots(run)
+    tasks = read_tasks(run)
     try:
         summary, problem = read_summary(run), NOTHING_SCORED
     except SummaryError as error:
         summary, problem = None, f"The scores cannot be shown: {error}."
     sections = [
-        _opening(run, recipe),
-        "## In short",
-        _in_short(summary, problem),
-        *(_scores(summary) if summary else ()),
+        *_results(run, recipe, summary, problem, tasks),
         "## Plots",
         _plots(run, plots),
-        *(_per_label(summary) if summary else ()),
-        "## Data",
+        "### Losses in numbers",
+        _losses(read_curves(run.metrics)),
+        *(every_label(summary) if summary else ()),
+        "## Ablations",
+        ablations(run),
+        "## Data and leaks",
         _data(manifest),
         "## Settings that matter",
         _settings(recipe),
         "## How it was made",
-        _provenance(run, recipe, manifest),
-        "## How each number is defined",
-        _definitions(summary),
+        _provenance(run, recipe, manifest, tasks),
+        f"## {DEFINITIONS}",
+        _definitions(summary, tasks),
     ]
+    text = "\n\n".join(section for section in sections if section) + "\n"
     file = run.path / "report.md"
-    write_text(file, "\n\n".join(section for section in sections if section) + "\n")
+    write_text(file, text)
+    pictures = {picture.relative_to(run.path).as_posix(): picture for _, picture in plots.drawn}
+    settings = {"recipe.yaml": "#every-setting"}
+    write_text(run.path / "report.html", page(f"{text}\n{_every_setting(recipe)}", pictures, settings))
     return file
+
+
+def _results(run: RunDir, recipe: Recipe, summary: Summary | None, problem: str, tasks: TaskRows) -> list[str]:
+    draws = {"samples": recipe.eval.bootstrap_samples, "seed": recipe.seed}
+    said = [_in_short(summary, problem), *(f"- {sentence}" for sentence in report_tasks.headline(tasks, **draws))]
+    return [
+        _opening(run, recipe),
+        "## In short",
+        "\n".join(said) if summary and summary.stages else "\n\n".join(said),
+        "## Where the base is 100",
+        normalised(run, **draws),
+        *(_scores(summary) if summary else ()),
+        "## Replies to prompts",
+        *report_tasks.replies(run, tasks, **draws),
+        "## Safety sheet",
+        *report_tasks.safety_sheet(tasks, **draws),
+        "## Side by side",
+        side_by_side(run),
+        *(f"Left out. {quoted(each)}." for each in tasks.problems),
+    ]
 
 
 def _manifest(run: RunDir) -> Mapping[str, Any]:
@@ -93,10 +133,10 @@ def _scores(summary: Summary) -> list[str]:
     sections += ["## Heads and their floors"]
     with_heads = {name: stage for name, stage in summary.stages.items() if stage.heads}
     for name, stage in with_heads.items():
-        sections += [f"### Stage {name}", _heads(stage)]
+        sections += [f"### Stage {name}", heads_of(stage)]
     if not with_heads:
         sections.append("No stage has readings of a labelled turn.")
-    return sections
+    return [*sections, *all_labels(summary), *strategy_history(summary), *trust(summary)]
 
 
 def _responses(summary: Summary) -> str:
@@ -138,64 +178,29 @@ def _comparisons(summary: Summary) -> str:
     return f"{intro}\n\n{table(['stages, source', 'loss per token', 'replies', 'scored by one only'], rows)}"
 
 
-def _heads(stage: Stage) -> str:
-    rows = []
-    for name, head in stage.heads.items():
-        for metric_name, metric in head.metrics.items():
-            floors = "; ".join(f"{floor} {estimate(value)}" for floor, value in metric.floors.items())
-            rows.append(
-                [
-                    f"{name}, {METRIC_NAMES.get(metric_name, metric_name)}",
-                    head.n,
-                    estimate(metric.value),
-                    floors or "none",
-                    difference(metric.difference) if metric.difference else "none",
-                    metric.verdict or "no floor",
-                ]
-            )
-    notes = [_left_out(name, head) for name, head in stage.heads.items() if head.unscored or head.excluded_multi_label]
-    shown = table(["head, metric", "turns", "head", "floors", "head minus best floor", "verdict"], rows)
-    return "\n\n".join([shown, *notes])
-
-
-def _left_out(name: str, head: Head) -> str:
-    parts = []
-    if head.excluded_multi_label:
-        parts.append(f"{head.excluded_multi_label} turns with several labels, which are another task")
-    if head.unscored:
-        parts.append(f"{head.unscored} labelled turns without a reading")
-    return f"Not in the numbers of the {name} head: {' and '.join(parts)}."
-
-
 def _plots(run: RunDir, plots: Plots) -> str:
     shown = [f"![{caption}]({file.relative_to(run.path).as_posix()})" for caption, file in plots.drawn]
     return "\n\n".join([*shown, *(f"Left out. {reason}" for reason in plots.left_out)])
 
 
-def _per_label(summary: Summary) -> list[str]:
-    sections = []
-    for stage_name, stage in summary.stages.items():
-        for name, head in stage.heads.items():
-            if head.labels:
-                rows = [
-                    [
-                        score.label,
-                        *map(number, (score.precision, score.recall, score.f1)),
-                        score.support,
-                        score.predicted,
-                    ]
-                    for score in head.labels
-                ]
-                shown = table(["label", "precision", "recall", "F1", "support", "predicted"], rows)
-                sections += [f"### {name}, stage {stage_name}", shown]
-    return ["## Every label", *sections] if sections else []
+def _losses(stages: Mapping[str, Curves]) -> str:
+    rows = [
+        [f"{stage}, {term}, {split}", len(curve), number(curve[0][1]), number(curve[-1][1]), number(lowest), step]
+        for stage, terms in stages.items()
+        for term, splits in terms.items()
+        for split, curve in splits.items()
+        for lowest, step in [min((value, step) for step, value in curve)]
+    ]
+    if not rows:
+        return "No loss was written down."
+    return table(["stage, term, split", "measured", "first", "last", "lowest", "at step"], rows)
 
 
 def _data(manifest: Mapping[str, Any]) -> str:
     data = manifest.get("data")
     if not isinstance(data, Mapping) or not data:
         return "The manifest does not say which data was used."
-    rows, rejected = [], []
+    rows, rejected, leaks = [], [], []
     for name, source in data.items():
         entry = source if isinstance(source, Mapping) else {}
         counts = _mapping(entry.get("counts"))
@@ -211,11 +216,15 @@ def _data(manifest: Mapping[str, Any]) -> str:
             ]
         )
         rejected += [f"- {name}: {count} x {reason}" for reason, count in dropped.items()]
+        overlaps = entry.get("overlaps")
+        leaks.append([name, counts.get("train", "unknown"), "unknown" if overlaps is None else overlaps])
     shown = [table(["source", "location", "conversations", "rejected rows", "sha256"], rows)]
     if rejected:
         shown += ["Why rows were rejected:", "\n".join(rejected)]
     if examples := _lines(manifest.get("examples")):
         shown += ["What became of them in training:", examples]
+    header = ["source", "train conversations", "left out of training: they stand in an evaluation split too"]
+    shown += ["### Leaks", ABOUT_LEAKS, table(header, leaks)]
     return "\n\n".join(shown)
 
 
@@ -232,7 +241,7 @@ def _settings(recipe: Recipe) -> str:
         ["weights", f"{model.dtype}, quantisation {model.quantization}"],
         ["adapter (LoRA)", lora],
         ["longest example", f"{model.max_seq_len} tokens"],
-        ["system prompt", model.system_prompt or "none"],
+        ["system prompt", quoted(" ".join((model.system_prompt or "none").split()))],
         ["loss weights", f"language model {sft.lm_weight:g}, {heads or 'no heads'}"],
         ["safety KL", kl if sft.safety_kl.weight else "off"],
         ["training", f"{budget}, {optim.batch_size} conversations per step"],
@@ -247,7 +256,14 @@ def _settings(recipe: Recipe) -> str:
     return f"{_listed(rows)}\n\nEvery setting stands in [recipe.yaml](recipe.yaml)."
 
 
-def _provenance(run: RunDir, recipe: Recipe, manifest: Mapping[str, Any]) -> str:
+def _every_setting(recipe: Recipe) -> str:
+    """The resolved recipe; what whoever runs the companion chose of its safety is no part of how it was made."""
+    text = yaml.safe_dump(recipe.model_dump(mode="json", exclude={"safety"}), sort_keys=False, allow_unicode=True)
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"## Every setting\n\n{fence}\n{text}{fence}\n"
+
+
+def _provenance(run: RunDir, recipe: Recipe, manifest: Mapping[str, Any], tasks: TaskRows) -> str:
     versions = _mapping(manifest.get("versions"))
     device = manifest.get("device")
     rows = [
@@ -257,10 +273,17 @@ def _provenance(run: RunDir, recipe: Recipe, manifest: Mapping[str, Any]) -> str
         ["versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version) or "unknown"],
     ]
     path = run.path
+    asked = dict.fromkeys(suite.removesuffix(COMPANION) for suite in tasks.suites)
+    through = [suite for suite in tasks.suites if suite.endswith(COMPANION)]
+    suites = [f"warmline eval {path} --suite {','.join(asked)}   # replies to prompts"] if asked else []
+    if through:
+        names = ",".join(suite.removesuffix(COMPANION) for suite in through)
+        suites.append(f"warmline eval {path} --suite {names} --companion   # the same through the companion")
     commands = "\n".join(
         [
             f"warmline run {_recipe_argument(run, recipe)}   # data, training, evaluation of every stage, this report",
             f"warmline eval {path}   # the scores again",
+            *suites,
             f"warmline report {path}   # this page again",
         ]
     )
@@ -277,7 +300,7 @@ def _recipe_argument(run: RunDir, recipe: Recipe) -> str:
     return argument if run.path.name == recipe.name else f"{argument} --name {run.path.name}"
 
 
-def _definitions(summary: Summary | None) -> str:
+def _definitions(summary: Summary | None, tasks: TaskRows) -> str:
     samples = f"{summary.bootstrap_samples} resamples, seed {summary.seed}" if summary else "seeded resamples"
     lines = [
         "*Reply*: every assistant turn after the first user turn; the model reads the recorded turns before it, not its own.",
@@ -291,7 +314,7 @@ def _definitions(summary: Summary | None) -> str:
         "*Macro-F1*: F1 = 2 hits / (support + predicted) of each label, averaged with equal weight over the labels that "
         "occur in the recorded labels or the predictions.",
         "*Emotion* is scored on turns with exactly one emotion label only.",
-        "*Valence and arousal error*: mean absolute error on a scale from -1 to 1; lower is better.",
+        "*Valence error* and *arousal error*: mean absolute error on a scale from -1 to 1; lower is better.",
         "*Floors* read no text and are fitted on the train split: *majority* says its most frequent label; *chance* "
         "draws a label with its frequencies (no independent guess expects a higher macro-F1); *previous "
         "strategy* says what most often followed the recorded strategy of the supporter turn before; *mean* and *median* "
@@ -302,6 +325,8 @@ def _definitions(summary: Summary | None) -> str:
         "conversations, not of the training seed.",
         "*Verdict*: *beats* if the interval of the difference lies wholly on the better side of 0, *below* if wholly on the "
         "worse side, else *not distinguishable*. Many verdicts stand here; about one in twenty may err by chance.",
+        *HEAD_DEFINITIONS,
+        *(report_tasks.TASK_DEFINITIONS if tasks.suites else ()),
         "*Unscored*: the engine refused the sample or gave a number that is not finite; it is in no average.",
     ]
     return "\n".join(f"- {line}" for line in lines)

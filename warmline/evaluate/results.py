@@ -1,6 +1,6 @@
 """What `scores/summary.json` holds: every number with its interval, its floor and a verdict."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError
 
@@ -50,6 +50,52 @@ class Metric(_Strict):
     verdict: Verdict | None  # None: there is no floor
 
 
+class ReliabilityBin(_Strict):
+    n: int
+    confidence: float  # mean
+    accuracy: Estimate  # with Wilson's interval
+
+
+class AbstainAt(_Strict):
+    """If only turns of at least this confidence are answered."""
+
+    threshold: float
+    coverage: float  # the share answered
+    accuracy: float  # of those
+
+
+class Calibration(_Strict):
+    """Whether a head's probabilities can be trusted (evaluate/calibration.py defines each)."""
+
+    metrics: dict[str, Metric]  # ece_equal_width, ece_equal_mass, brier, nll, aurc, accuracy_at_COVERAGE
+    reliability: tuple[ReliabilityBin, ...]  # equal-mass bins, least confident first
+    abstain: tuple[AbstainAt, ...]  # most confident first
+
+
+class AllLabels(_Strict):
+    """The emotion head on turns with any number of labels: each label is predicted from its own threshold on."""
+
+    n: int
+    num_conversations: int
+    unscored: int  # labelled decision points without a reading
+    tuned_on: int  # decision points of the validation split that the thresholds were tuned on
+    left_out_of_tuning: int  # rows of the tuning file that stand in the scored split
+    probabilities: Literal["softmax", "sigmoid"]  # softmax: those of a head that was trained to name one label
+    thresholds: dict[str, float | None]  # predicted where p >= threshold; None: never, no validation turn has it
+    metrics: dict[str, Metric]  # macro_f1 and micro_f1
+    labels: tuple[LabelRow, ...]
+
+
+class StrategyHistory(_Strict):
+    """The strategy head beside floors that know the recorded strategies before, or only those the head predicted."""
+
+    n: int
+    agreement: Estimate  # how often the head's own previous strategy is the recorded one, START included
+    gold: dict[str, Metric]  # accuracy, macro_f1, preference_bias
+    predicted: dict[str, Metric]
+    preference: dict[str, float]  # of the head by strategy; 1 is neutral, they add up to the number of strategies
+
+
 class Head(_Strict):
     n: int  # decision points that are in the numbers
     num_conversations: int
@@ -57,11 +103,16 @@ class Head(_Strict):
     excluded_multi_label: int  # of emotion: rows with several labels, another task
     metrics: dict[str, Metric]  # accuracy and macro_f1; of affect valence_mae and arousal_mae
     labels: tuple[LabelRow, ...]  # empty for affect
+    calibration: Calibration | None = None  # none for affect
+    confusion: dict[str, dict[str, int]] = {}  # gold -> predicted -> decision points; empty for affect
 
 
 class Stage(_Strict):
     responses: AllResponses
     heads: dict[str, Head]  # none for a stage that has no heads
+    emotion_all_labels: AllLabels | None = None
+    strategy_history: StrategyHistory | None = None
+    not_scored: tuple[str, ...] = ()  # tasks of the heads that could not be scored, and why
     unscored: int  # rows, those that only read heads included
     unscored_reasons: dict[str, int]  # the most frequent ones
 

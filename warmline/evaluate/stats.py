@@ -42,6 +42,11 @@ class LabelScore(NamedTuple):
     predicted: int  # items for which it was predicted
 
 
+class F1Draws(NamedTuple):
+    macro: Floats  # R
+    micro: Floats  # R
+
+
 @dataclass(frozen=True)
 class Resampling:
     """How often each cluster counts: once in row 0, multinomially in every other row."""
@@ -94,13 +99,21 @@ def accuracy_draws(gold: Sequence[str], predicted: Sequence[str], resampling: Re
 
 def macro_f1_draws(gold: Sequence[str], predicted: Sequence[str], resampling: Resampling) -> Floats:
     """Draws of macro-F1; in each, over the labels that occur in that draw."""
-    # Of each conversation's confusion matrix only the diagonal and the two margins matter.
     _, gold_NL, predicted_NL = _indicators(gold, predicted)
+    return f1_draws(gold_NL, predicted_NL, resampling).macro
+
+
+def f1_draws(gold_NL: Floats, predicted_NL: Floats, resampling: Resampling) -> F1Draws:
+    """Draws of F1 where an item has any number of labels: macro over the labels that occur in a draw, micro over all."""
+    # Of each conversation's confusion matrix only the diagonal and the two margins matter.
     hits_RL = resampling.sums(gold_NL * predicted_NL)
     occurrences_RL = resampling.sums(gold_NL) + resampling.sums(predicted_NL)
     occurs_RL = occurrences_RL > 0
     f1_RL = 2 * hits_RL / np.where(occurs_RL, occurrences_RL, 1)
-    return f1_RL.sum(axis=1) / occurs_RL.sum(axis=1)
+    return F1Draws(
+        macro=f1_RL.sum(axis=1) / np.maximum(occurs_RL.sum(axis=1), 1),
+        micro=2 * hits_RL.sum(axis=1) / np.maximum(occurrences_RL.sum(axis=1), 1),
+    )
 
 
 def accuracy(gold: Sequence[str], predicted: Sequence[str]) -> float:
@@ -124,7 +137,11 @@ def macro_f1(gold: Sequence[str], predicted: Sequence[str]) -> float:
 
 def per_label(gold: Sequence[str], predicted: Sequence[str]) -> tuple[LabelScore, ...]:
     """Each label that occurs in gold or predictions, the most frequent in gold first."""
-    labels, gold_NL, predicted_NL = _indicators(gold, predicted)
+    return label_scores(*_indicators(gold, predicted))
+
+
+def label_scores(labels: Sequence[str], gold_NL: Floats, predicted_NL: Floats) -> tuple[LabelScore, ...]:
+    """Each label by its columns of ones and zeros, the most frequent in gold first; those that never occur are left out."""
     columns = zip(
         labels, (gold_NL * predicted_NL).sum(axis=0), gold_NL.sum(axis=0), predicted_NL.sum(axis=0), strict=True
     )
@@ -138,6 +155,7 @@ def per_label(gold: Sequence[str], predicted: Sequence[str]) -> tuple[LabelScore
             predicted=int(num_predicted),
         )
         for label, hits, support, num_predicted in columns
+        if support or num_predicted
     ]
     return tuple(sorted(scores, key=lambda score: (-score.support, score.label)))
 

@@ -3,42 +3,34 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from warmline.config import EvalSettings
-from warmline.data.labels import AFFECTS
-from warmline.evaluate.floors import CLASSIFIED, Floors, label_of
+from warmline.evaluate.all_labels import score_all_labels, tune
+from warmline.evaluate.floors import CLASSIFIED, Floors
+from warmline.evaluate.head_scores import Resample, score_affect, score_classified
 from warmline.evaluate.held_out import Key, Row, read_rows
-from warmline.evaluate.results import SUMMARY, AllResponses, Comparison, Head, Metric, Responses, Stage, Summary
-from warmline.evaluate.stats import (
-    Better,
-    Floats,
-    Interval,
-    Resampling,
-    accuracy_draws,
-    macro_f1_draws,
-    per_label,
-    ratio_draws,
-    resample,
-    verdict,
-)
+from warmline.evaluate.results import SUMMARY, AllLabels, AllResponses, Comparison, Responses, Stage, Summary
+from warmline.evaluate.stats import Floats, Interval, Resampling, ratio_draws, resample, verdict
+from warmline.evaluate.strategy_history import score_history
 from warmline.run_dir import STAGES, RunDir, write_text
 
+ALL_LABELS = "emotion, all labels"  # the task's name
+TUNED_ON = "validation"  # the split of thresholds; a number on it would be one of tuning
 NUM_REASONS = 10  # reasons of unscored rows that the summary names
-
-Resample = Callable[[Sequence[tuple[str, str]]], Resampling]
-Draws = Mapping[str, Floats]  # predictor -> draws of one metric; HEAD is the head itself
-HEAD = "head"
 
 
 def held_out_file(run: RunDir, stage: str) -> Path:
     """Where the rows of a stage stand."""
     return run.path / "scores" / f"held-out.{stage}.jsonl"
+
+
+def tuning_file(run: RunDir, stage: str) -> Path:
+    """Where a stage's readings of the validation split stand, which thresholds are tuned on."""
+    return run.path / "scores" / f"tuning.{stage}.jsonl"
 
 
 def summarise(run: RunDir, floors: Floors, settings: EvalSettings, *, seed: int) -> Summary:
@@ -47,12 +39,13 @@ def summarise(run: RunDir, floors: Floors, settings: EvalSettings, *, seed: int)
     Raises ValueError if a file of rows is broken.
     """
     rows = {stage: found for stage in STAGES if (found := read_rows(held_out_file(run, stage)))}
+    tuning = {stage: None if settings.split == TUNED_ON else read_rows(tuning_file(run, stage)) for stage in rows}
     draw = partial(resample, samples=settings.bootstrap_samples, seed=seed)
     summary = Summary(
         split=settings.split,
         bootstrap_samples=settings.bootstrap_samples,
         seed=seed,
-        stages={stage: _stage(found, floors, draw) for stage, found in rows.items()},
+        stages={stage: _stage(found, tuning[stage], floors, draw) for stage, found in rows.items()},
         comparisons=tuple(
             _compare(later, rows[later], earlier, rows[earlier], draw)
             for earlier, later in itertools.combinations(rows, 2)
@@ -73,19 +66,37 @@ class _Reply(NamedTuple):
     num_chars: int
 
 
-def _stage(rows: Sequence[Row], floors: Floors, draw: Resample) -> Stage:
+def _all_labels(
+    rows: Sequence[Row], tuning: Sequence[Row] | None, floors: Floors, draw: Resample
+) -> tuple[AllLabels | None, str | None]:
+    """The all-label emotion task, or why it is not scored; neither where no turn with an emotion was read."""
+    if not any(row.gold.emotion and row.readings.get("emotion") for row in rows):
+        return None, None
+    if tuning is None:
+        return None, f"{ALL_LABELS}: the scored split is the one that its thresholds are tuned on"
+    tuned = tune(tuning, {row.key for row in rows})
+    if tuned is None:
+        return None, f"{ALL_LABELS}: the validation split has no emotion that the head has read"
+    return score_all_labels(rows, tuned, floors, draw), None
+
+
+def _stage(rows: Sequence[Row], tuning: Sequence[Row] | None, floors: Floors, draw: Resample) -> Stage:
     replies = _replies(rows)
     unscored = Counter(row.source for row in rows if row.num_chars and row.status == "unscored")
     by_source = {
         source: _responses([reply for reply in replies if reply.source == source], unscored[source], draw)
         for source in sorted({row.source for row in rows if row.num_chars})
     }
-    heads = {head: _classified(head, rows, floors, draw) for head in CLASSIFIED}
-    heads["affect"] = _affect(rows, floors, draw)
+    heads = {head: score_classified(head, rows, floors, draw) for head in CLASSIFIED}
+    heads["affect"] = score_affect(rows, floors, draw)
+    all_labels, why_not = _all_labels(rows, tuning, floors, draw)
     reasons = Counter(row.reason or "no reason given" for row in rows if row.status == "unscored")
     return Stage(
         responses=AllResponses(overall=_responses(replies, unscored.total(), draw), by_source=by_source),
         heads={name: head for name, head in heads.items() if head is not None},
+        emotion_all_labels=all_labels,
+        strategy_history=score_history(rows, floors, draw),
+        not_scored=(why_not,) if why_not else (),
         unscored=reasons.total(),
         unscored_reasons=dict(reasons.most_common(NUM_REASONS)),
     )
@@ -127,69 +138,6 @@ def _exp(interval: Interval) -> Interval:
     return Interval(*(None if bound is None else math.exp(min(bound, 700)) for bound in interval))  # type: ignore[arg-type]
 
 
-def _classified(head: str, rows: Sequence[Row], floors: Floors, draw: Resample) -> Head | None:
-    """A head with one label per decision point; None if the stage has no reading of it or no row is labelled."""
-    labelled = [(row, label) for row in rows if (label := label_of(head, row.gold)) is not None]
-    read = [(row, label) for row, label in labelled if row.readings.get(head)]
-    if not read:
-        return None
-    items = [row for row, _ in read]
-    gold = [label for _, label in read]
-    predicted = [max(row.readings[head], key=row.readings[head].__getitem__) for row in items]
-    predictions = {HEAD: predicted} | floors.predictions(head, [row.gold for row in items])
-    resampling = draw(_clusters(items))
-    metrics = {
-        name: _metric({who: draws(gold, guesses, resampling) for who, guesses in predictions.items()}, resampling)
-        for name, draws in {"accuracy": accuracy_draws, "macro_f1": macro_f1_draws}.items()
-    }
-    return Head(
-        n=len(items),
-        num_conversations=resampling.num_clusters,
-        unscored=len(labelled) - len(read),
-        excluded_multi_label=sum(len(row.gold.emotion) > 1 for row in rows) if head == "emotion" else 0,
-        metrics=metrics,
-        labels=per_label(gold, predicted),
-    )
-
-
-def _affect(rows: Sequence[Row], floors: Floors, draw: Resample) -> Head | None:
-    labelled = [(row, row.gold.affect) for row in rows if row.gold.affect is not None]
-    read = [(row, gold) for row, gold in labelled if all(name in row.readings.get("affect", {}) for name in AFFECTS)]
-    if not read:
-        return None
-    resampling = draw(_clusters([row for row, _ in read]))
-    ones = np.ones(len(read))
-    metrics = {}
-    for at, name in enumerate(AFFECTS):
-        gold = np.array([affect[at] for _, affect in read])
-        predictions = {HEAD: np.array([row.readings["affect"][name] for row, _ in read])}
-        predictions |= {floor: np.full(len(read), constant[at]) for floor, constant in floors.affect.items()}
-        errors = {who: ratio_draws(np.abs(guesses - gold), ones, resampling) for who, guesses in predictions.items()}
-        metrics[f"{name}_mae"] = _metric(errors, resampling, better="lower")
-    return Head(
-        n=len(read),
-        num_conversations=resampling.num_clusters,
-        unscored=len(labelled) - len(read),
-        excluded_multi_label=0,
-        metrics=metrics,
-        labels=(),
-    )
-
-
-def _metric(draws: Draws, resampling: Resampling, better: Better = "higher") -> Metric:
-    floors = {name: resampling.interval(draws_R) for name, draws_R in draws.items() if name != HEAD}
-    best = (max if better == "higher" else min)(floors, key=lambda name: floors[name].value, default=None)
-    difference = None if best is None else resampling.interval(draws[HEAD] - draws[best])
-    return Metric(
-        value=resampling.interval(draws[HEAD]),
-        better=better,
-        floors=floors,
-        best_floor=best,
-        difference=difference,
-        verdict=None if difference is None else verdict(difference, better),
-    )
-
-
 def _compare(
     stage: str, rows: Sequence[Row], reference: str, reference_rows: Sequence[Row], draw: Resample
 ) -> Comparison:
@@ -220,5 +168,5 @@ def _loss_difference(pairs: Sequence[tuple[_Reply, _Reply]], draw: Resample) -> 
     return resampling.interval(_loss_draws(ours, resampling) - _loss_draws(theirs, resampling))
 
 
-def _clusters(items: Sequence[Row] | Sequence[_Reply]) -> list[tuple[str, str]]:
+def _clusters(items: Sequence[_Reply]) -> list[tuple[str, str]]:
     return [(item.source, item.conversation) for item in items]

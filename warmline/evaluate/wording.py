@@ -1,5 +1,6 @@
-"""How numbers and verdicts read in the report: plain sentences and Markdown tables."""
+"""How numbers and verdicts read in the report: plain sentences, Markdown tables, and the words of others made harmless."""
 
+import re
 from collections.abc import Callable, Sequence
 
 from warmline.evaluate.results import Comparison, Head, Metric, Summary
@@ -11,7 +12,22 @@ METRIC_NAMES = {
     "macro_f1": "macro-F1",
     "valence_mae": "valence error",
     "arousal_mae": "arousal error",
+    "micro_f1": "micro-F1",
+    "preference_bias": "preference bias",
+    "ece_equal_width": "calibration error, equal width",
+    "ece_equal_mass": "calibration error, equal mass",
+    "brier": "Brier score",
+    "nll": "log loss",
+    "aurc": "area under the risk-coverage curve",
+    "accuracy_at_0.5": "accuracy where half is answered",
+    "accuracy_at_0.8": "accuracy where 80 % is answered",
+    "accuracy_at_0.9": "accuracy where 90 % is answered",
 }
+MAX_QUOTED = 1500  # characters of what somebody said
+_MARKS = re.compile(r"[\\`*_\[\]<>&|~#$]")  # what Markdown may read as markup anywhere in a line
+_AT_START = re.compile(r"^(?:[-+=:]|\d{1,9}(?=[.)]))")  # and at its start alone: lists, rules, headings, tables
+# What a page cannot show, or what turns the direction of the text after it.
+_UNSEEN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
 _VERBS: dict[Verdict, str] = {
     "beats": "beats its best floor",
     "below": "does worse than its best floor",
@@ -73,6 +89,29 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def _cell(value: object) -> str:
     """Text that cannot end a cell or a line early."""
     return " ".join(str(value).replace("|", "\\|").split())
+
+
+def quoted(text: str) -> str:
+    """What a person wrote or a model answered as Markdown that shows exactly that: no mark in it does anything.
+
+    Empty lines are dropped, and what is too long is cut.
+
+    >>> print(quoted("**Hi** <b>\\n\\n1. [a](b)"))
+    \\*\\*Hi\\*\\* \\<b\\>\\
+    1\\. \\[a\\](b)
+    """
+    cut = f"{text[:MAX_QUOTED]} (cut here)" if len(text) > MAX_QUOTED else text
+    lines = (" ".join(_UNSEEN.sub("\ufffd", line).split()) for line in cut.splitlines())
+    return "\\\n".join(_harmless(line) for line in lines if line)
+
+
+def _harmless(line: str) -> str:
+    escaped = _MARKS.sub(r"\\\g<0>", line)
+    found = _AT_START.match(escaped)
+    if not found:
+        return escaped
+    end = found.end()
+    return f"{escaped[:end]}\\{escaped[end:]}" if found[0].isdigit() else f"\\{escaped}"
 
 
 def stage_sentence(comparison: Comparison) -> str:
