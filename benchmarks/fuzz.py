@@ -128,8 +128,9 @@ def text_of(case: Case) -> str:
 
 
 def cases_of(part: str) -> list[Case]:
-    """Cases of a part (or `all`) whose user speaks once."""
-    return [case for case in read_cases() if case.is_single and part in ("all", part_of(case.family))]
+    """Cases of a part, of `all` or of the `unseen` ones (all but `fit`), whose user speaks once."""
+    parts = {"all": ("fit", "calibrate", "test"), "unseen": ("calibrate", "test")}.get(part, (part,))
+    return [case for case in read_cases() if case.is_single and part_of(case.family) in parts]
 
 
 def look(cases: Sequence[Case], detector: Detector, views: Iterable[str], seed: int = 0) -> Iterator[tuple[str, Seen]]:
@@ -262,7 +263,7 @@ def slowest(length: int) -> dict[str, tuple[float, str]]:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("fit", "calibrate", "test", "all"), default="fit")
+    parser.add_argument("--part", choices=("fit", "calibrate", "test", "unseen", "all"), default="unseen")
     parser.add_argument("--every", type=int, default=1, help="take each n-th case only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-speed", action="store_true", help="leave out the texts made to take long")
