@@ -172,9 +172,9 @@ def higher(one: RiskState, other: RiskState) -> RiskState:
     Their clocks began at different times, so that spans are compared.
     """
     base, rest = (one, other) if one.floor >= other.floor else (other, one)
-    quiet, calm, contact = base.clock - base.last_signal, base.calm_turns, base.contact
+    last_signal, calm, contact = base.last_signal, base.calm_turns, base.contact
     if rest.floor > Level.NONE:  # else it has nothing to hold
-        quiet = min(quiet, rest.clock - rest.last_signal)
+        last_signal = max(last_signal, base.clock - (rest.clock - rest.last_signal))
         calm = min(calm, rest.calm_turns) if rest.floor == base.floor else calm
         contact = contact and (rest.contact or rest.floor < Level.HIGH)
     delay = max(base.delayed_until - base.clock, rest.delayed_until - rest.clock, 0.0)
@@ -185,7 +185,7 @@ def higher(one: RiskState, other: RiskState) -> RiskState:
             families[name] = max(families.get(name, 0), at + turn - state.turn)
     return replace(
         base,
-        last_signal=base.clock - quiet,
+        last_signal=last_signal,
         calm_turns=calm,
         contact=contact,
         delayed_until=base.clock + delay if delay else 0.0,
