@@ -94,22 +94,30 @@ def test_time_passes_between_turns_that_were_heard(monkeypatch: pytest.MonkeyPat
     sessions = Sessions()
     turns = talk(sessions, [], RISK).turns
     levels = []
-    for number in range(7):
+    for number in range(8):
         now[0] += 600
         session = talk(sessions, turns, f"we talked about film number {number}")
         turns = session.turns
         levels.append(session.state.floor)
-    assert levels == [Level.HIGH] * 6 + [Level.ELEVATED]  # the first is read together with the turn before it
+    assert levels == [Level.HIGH] * 7 + [Level.ELEVATED]  # the first two are read together with the turn before
     assert resume(SETTING, turns).state.floor == Level.HIGH
 
 
 def test_a_turn_asked_for_anew_is_no_further_calm_turn() -> None:
     sessions = Sessions()
-    turns = talk(sessions, talk(sessions, [], RISK).turns, "what is on tv").turns
+    turns: list[Turn] = []
+    for text in (RISK, "what is on tv", "and tomorrow"):  # these two are read together with the first
+        turns = talk(sessions, turns, text).turns
     for _ in range(4):
         again = talk(sessions, turns, "is there a film")
         assert again.state.calm_turns == 1
-    assert talk(sessions, again.turns, "which one is the longest").state.calm_turns == 2
+        assert again.state.floor == Level.HIGH
+    assert (
+        talk(
+            sessions, [*turns, Turn("user", "is there a film"), Turn("assistant", GOOD)], "which one is the longest"
+        ).state.calm_turns
+        == 2
+    )
 
 
 def test_another_past_is_joined_and_a_forged_one_lowers_nothing() -> None:
