@@ -158,9 +158,12 @@ def schema_of(app: FastAPI, models: list[str], *, needs_key: bool) -> dict[str, 
         )
         bodies["$defs"]["ChatRequest"]["properties"]["model"]["enum"] = models
         said = [{"role": "user", "content": "I didn't get the job."}]
-        bodies["$defs"]["ChatRequest"]["examples"] = [
-            {"model": models[0], "messages": said, **more} for more in ({}, {"stream": True}) if models
-        ]
+        chat = schema["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]
+        chat["examples"] = {
+            name: {"value": {"model": models[0], "messages": said, "stream": name == "streamed"}}
+            for name in ("whole", "streamed")
+            if models
+        }
         parts = schema.setdefault("components", {})
         parts.setdefault("schemas", {}).update(bodies["$defs"])
         if needs_key:
