@@ -8,7 +8,7 @@ from warmline.safety.levels import Level
 from warmline.safety.validate import release
 from warmline.safety.validate.release import Verdict
 
-NUM_SCHEDULES = 300
+NUM_SCHEDULES = 250
 
 
 def test_nothing_unchecked_leaks_over_sockets() -> None:
@@ -38,4 +38,4 @@ def _passed(*_: object) -> Verdict:
 def test_a_broken_release_is_found_over_sockets(places: list, broken: object, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in places:
         monkeypatch.setattr(module, name, broken)
-    assert "sse" in leak.total_of(leak.play_all(0, 60, seed=1, sink_name="http")).leaks
+    assert "sse" in leak.total_of(leak.play_all(0, 40, seed=1, sink_name="http")).leaks

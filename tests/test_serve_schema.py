@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from warmline.serve.keys import Key, Keys, digest_of, new_key
+from warmline.serve.turns import warm_up
 
-from .servers import app_of, body, serving
+from .servers import app_of, body, serving, setting_of
 
 CHECKS = (
     "not_a_server_error",
@@ -28,13 +29,21 @@ CHECKS = (
 def schemathesis(url: str, key: str, seconds: int, folder: Path) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name("schemathesis")
     command = [str(program), "run", f"{url}/openapi.json", f"--max-time={seconds}", f"--checks={','.join(CHECKS)}"]
-    command += ["--seed=1", "--no-color", "--generation-database=none", "-H", f"Authorization: Bearer {key}"]
+    command += [
+        "--seed=1",
+        "--no-color",
+        "--generation-database=none",
+        "--request-timeout=60",
+        "-H",
+        f"Authorization: Bearer {key}",
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=seconds + 120)
 
 
 @pytest.mark.parametrize("seconds", [30, pytest.param(300, marks=pytest.mark.slow)])
 def test_no_answer_breaks_the_schema_and_none_is_a_server_error(seconds: int, tmp_path: Path) -> None:
     key = new_key()
+    warm_up(setting_of())
     app = app_of(keys=Keys((Key("a", digest_of(key)),)))
     with serving(app) as url:
         done = schemathesis(url, key, seconds, tmp_path)
