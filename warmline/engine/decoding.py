@@ -43,11 +43,21 @@ class Reply:
         if self.done or is_stop:
             self._ended = True
             return ""
-        piece = self._decode.step(self._tokenizer, token)
+        piece = self._step(token)
         return self._texts.push(piece) if piece else ""
 
     def rest(self) -> str:
         return self._texts.rest()
+
+    def _step(self, token: int) -> str | None:
+        try:
+            return self._decode.step(self._tokenizer, token)
+        except Exception as error:
+            if not str(error).startswith("Invalid prefix"):
+                raise
+            # Bytes that are no character read otherwise once more bytes follow: from here on the text begins anew.
+            self._decode = DecodeStream(skip_special_tokens=True)
+            return self._decode.step(self._tokenizer, token)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The engine that holds the weights: one forward pass gives the first token and what the heads read."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,8 @@ from warmline.engine.batching import Encoded, SharedRow, common_start, plan
 from warmline.engine.decoding import Reply, Row, batches, draw_all, generator_of, write_together
 from warmline.engine.engine import Capability, Chunk, EngineError, GenerateRequest, Message, Reading, Scores
 from warmline.engine.grammar import Grammar, tokenizer_of
+from warmline.engine.prefix import PrefixCache
+from warmline.engine.slots import Reader
 from warmline.model.heads import values
 from warmline.model.support_model import SupportModel
 from warmline.objectives import lm
@@ -35,9 +38,19 @@ class Prepared(NamedTuple):
 
 
 class LocalEngine:
-    """One stage of a loaded model. Engines of several stages may share the model: each switches to its own."""
+    """One stage of a loaded model. Engines of several stages may share the model: each switches to its own.
 
-    def __init__(self, model: SupportModel, tokenizer: "PreTrainedTokenizerBase", stage: str = "base") -> None:
+    `prefixes`: what was read before and need not be read again; engines may share it.
+    """
+
+    def __init__(
+        self,
+        model: SupportModel,
+        tokenizer: "PreTrainedTokenizerBase",
+        stage: str = "base",
+        prefixes: PrefixCache | None = None,
+    ) -> None:
+        self._prefixes = prefixes
         self._model = model
         self._tokenizer = tokenizer
         self._stage = stage
@@ -46,6 +59,7 @@ class LocalEngine:
         self._control_tokens = control_tokens(tokenizer)
         self._scored: tuple[list[int], Any] | None = None  # the ids of the last `score` and their cache
         self._guide: LLTokenizer | None = None  # made at the first grammar
+        self._prefix_key = (model, stage)
         model.use(stage)
 
     def capabilities(self) -> frozenset[Capability]:
@@ -142,6 +156,13 @@ class LocalEngine:
             raise EngineError(f"prompt and reply are {len(ids)} tokens, the context is {self._context}")
         return Encoded(ids, len(prompt) - 1)
 
+    def reader(self) -> Reader | None:
+        """What reads many rows side by side, each at its own position; None where this decoder cannot be read so."""
+        if self._is_length_bound():
+            return None
+        reader = Reader(self._model.causal.config, self.forward, self._model.device)
+        return reader if reader.is_able else None
+
     def _is_length_bound(self) -> bool:
         rope = getattr(self._model.causal.config, "rope_parameters", None) or {}
         return rope.get("rope_type") in LENGTH_BOUND
@@ -215,25 +236,50 @@ class LocalEngine:
         from transformers import DynamicCache
 
         prompt, rows, notes = prepared
-        cache = DynamicCache(config=self._model.causal.config)
-        state_BD = self.forward(torch.tensor([prompt]), past_key_values=cache).last_hidden_state[:, -1]
+        cache: Any = DynamicCache(config=self._model.causal.config)
+        ids = prompt[self._recall(prompt, cache) :]
+        state_BD = self.forward(torch.tensor([ids]), past_key_values=cache).last_hidden_state[:, -1]
+        self._remember(prompt, cache)
         yield Chunk("", 0, self.read(state_BD)[0], notes)
         if len(rows) > 1:
             cache.batch_repeat_interleave(len(rows))
             state_BD = state_BD.repeat_interleave(len(rows), dim=0)
-        while True:
-            logits_BV = self.logits(state_BD)
-            for at, row in enumerate(rows):
-                if not row.is_over:
-                    row.confine(logits_BV[at : at + 1])
-            tokens = draw_all(rows, logits_BV)
-            for row, token in zip(rows, tokens, strict=True):
-                if not row.is_over and (piece := row.push(token, is_stop=self.is_stop(token))):
-                    yield Chunk(piece, row.index)
-            if all(row.is_over for row in rows):
-                return
-            ids_B1 = torch.tensor(tokens)[:, None]
-            state_BD = self.forward(ids_B1, past_key_values=cache).last_hidden_state[:, -1]
+        read = [*prompt]
+        try:
+            while tokens := self._draw(rows, state_BD):
+                for row, token in zip(rows, tokens, strict=True):
+                    if not row.is_over and (piece := row.push(token, is_stop=token in self._stop_ids)):
+                        yield Chunk(piece, row.index)
+                if all(row.is_over for row in rows):
+                    return
+                ids_B1 = torch.tensor(tokens)[:, None]
+                state_BD = self.forward(ids_B1, past_key_values=cache).last_hidden_state[:, -1]
+                read += tokens
+        finally:
+            if len(rows) == 1:  # of several replies none is known to be the one that the next turn goes on from
+                self._remember(read, cache)
+
+    def _draw(self, rows: Sequence[Row], state_BD: Tensor) -> list[int]:
+        logits_BV = self.logits(state_BD)
+        for at, row in enumerate(rows):
+            if not row.is_over:
+                row.confine(logits_BV[at : at + 1])
+        return draw_all(rows, logits_BV)
+
+    def _recall(self, prompt: list[int], cache: Any) -> int:
+        """How many tokens of the prompt were read before; their keys and values are in the cache now."""
+        if self._prefixes is None or any(layer.is_sliding for layer in cache.layers):
+            return 0
+        num_known, layers = self._prefixes.find(self._prefix_key, prompt)
+        for number, (keys_HTD, values_HTD) in enumerate(layers):
+            cache.update(keys_HTD[None], values_HTD[None], number)
+        return num_known
+
+    def _remember(self, ids: list[int], cache: Any) -> None:
+        if self._prefixes is None or any(layer.is_sliding for layer in cache.layers):
+            return
+        if all(layer.get_seq_length() == len(ids) for layer in cache.layers):  # not where a pass failed half way
+            self._prefixes.keep(self._prefix_key, ids, [(layer.keys[0], layer.values[0]) for layer in cache.layers])
 
     def is_stop(self, token: int) -> bool:
         """Whether the token ends a reply."""
@@ -267,21 +313,23 @@ class LocalEngine:
         """The ids that fit into the context with `room` tokens to spare, and a note if turns were left out."""
         system = [message for message in messages[:1] if message.role == "system"]
         turns = list(messages[len(system) :])
-        num_left_out = 0
-        while True:
-            text = self._render([*system, *turns], add_generation_prompt=True)
-            ids = self._ids(text + prefill)
-            if len(ids) + room <= self._context:
-                note = f"the oldest {num_left_out} turns were left out: the context is full"
-                return ids, (note,) if num_left_out else ()
-            rest = [at for at, turn in enumerate(turns) if at > 0 and turn.role == "user"]
-            if not rest:
-                raise EngineError(
-                    f"the last message is too long: {len(ids)} tokens and {room} for the reply, "
-                    f"the context is {self._context}"
-                )
-            num_left_out += rest[0]
-            turns = turns[rest[0] :]
+        starts = [0, *(at for at, turn in enumerate(turns) if at > 0 and turn.role == "user")]
+
+        def ids_from(start: int) -> list[int]:
+            return self._ids(self._render([*system, *turns[start:]], add_generation_prompt=True) + prefill)
+
+        ids = ids_from(0)
+        if len(ids) + room <= self._context:
+            return ids, ()
+        # Halving, for a conversation may be thousands of turns long: each turn left out makes the prompt shorter.
+        first = bisect_left(starts, True, lo=1, key=lambda start: len(ids_from(start)) + room <= self._context)
+        ids = ids_from(starts[min(first, len(starts) - 1)])
+        if first == len(starts):
+            raise EngineError(
+                f"the last message is too long: {len(ids)} tokens and {room} for the reply, "
+                f"the context is {self._context}"
+            )
+        return ids, (f"the oldest {starts[first]} turns were left out: the context is full",)
 
     def _answer(self, messages: Sequence[Message], reply: str, prompt_ids: list[int]) -> list[int]:
         """The reply's tokens and its stop token, as the template writes them and training learns them."""

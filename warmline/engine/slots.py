@@ -81,9 +81,7 @@ class _SlotLayer(CacheLayerMixin):
             self.lazy_initialization(*before)
             self.keys[:rows, :, :length], self.values[:rows, :, :length] = before
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         at_BT, width = self._cache.positions_BT, self._cache.width
