@@ -158,9 +158,7 @@ def test_a_long_prompt_is_read_in_pieces_between_the_steps_of_others(toy_base: P
     pieces = [at for at, (_, tokens) in enumerate(shapes) if tokens > 1]
     assert len(pieces) >= 4
     assert all(tokens <= 32 for _, tokens in shapes)
-    assert all(after - before > 1 for before, after in pairwise(pieces[:4])), (
-        "a step lies between"
-    )
+    assert all(after - before > 1 for before, after in pairwise(pieces[:4])), "a step lies between"
 
 
 def test_short_prompts_that_wait_together_are_read_in_one_pass(plain: LocalEngine, monkeypatch: Any) -> None:
@@ -197,6 +195,20 @@ def test_a_stream_that_nobody_holds_gives_its_rows_free(plain: LocalEngine, runn
     next(stream)
     del stream
     eventually(lambda: runner.load() == (0, 0))
+
+
+def test_a_reader_who_waits_is_let_go_when_another_thread_closes(plain: LocalEngine) -> None:
+    with Runner(Batching(max_rows=1)) as runner:
+        engine = runner.engine(plain)
+        first = engine.generate(replace(HURT, sampling=replace(DRAWN, max_new_tokens=200)))
+        waiting = engine.generate(HURT)
+        read: list[list[Chunk]] = []
+        reader = threading.Thread(target=lambda: read.append(list(waiting)))
+        reader.start()
+        waiting.close()
+        reader.join(timeout=20)
+        assert read == [[]]
+        first.close()
 
 
 def test_who_leaves_the_queue_is_passed_over(plain: LocalEngine) -> None:

@@ -122,6 +122,18 @@ def test_a_wide_request_waits_for_room_and_is_not_overtaken(plain: LocalEngine) 
         assert order_of(streams) == ["first", "four", "single"]
 
 
+def test_more_replies_than_the_batch_has_rows_are_written_alone(plain: LocalEngine, monkeypatch: Any) -> None:
+    many = replace(HURT, sampling=replace(DRAWN, seed=1), n=8, urgent=True)
+    expected = texts(plain.generate(many))
+    with Runner(Batching(max_rows=2, urgent_rows=1, prefix_bytes=0)) as runner:
+        engine = runner.engine(plain)
+        with Held(runner):
+            streams = [engine.generate(request) for request in (HURT, many, HURT)]
+        shapes = sizes_of(plain, monkeypatch)
+        assert [texts(stream) for stream in streams] == [alone(plain, [HURT]), expected, alone(plain, [HURT])]
+        assert max(rows for rows, _ in shapes) == 8
+
+
 def test_long_and_short_requests_are_batched_apart(plain: LocalEngine, monkeypatch: Any) -> None:
     monkeypatch.setattr("warmline.engine.continuous.NARROW", 64)
     lanes: list[int] = []

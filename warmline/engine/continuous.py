@@ -20,6 +20,7 @@ from warmline.engine.slots import Reader
 
 NARROW = 1024  # positions: wider requests are batched apart, each class four times as wide as the one before
 SCORED_AT_ONCE = 32  # replies, between two steps
+LARGEST_N = 16  # replies to one request that are served, though it be alone, where `max_rows` is less
 CLOSED = "the engine is closed"
 
 T = TypeVar("T")
@@ -68,7 +69,9 @@ class Stream(Iterator[Chunk]):
         raise EngineError(str(chunk))
 
     def close(self) -> None:
-        self._ticket.is_closed = True
+        if not self._ticket.is_closed:
+            self._ticket.is_closed = True
+            self._ticket.chunks.put(None)  # for a reader in another thread who waits for a chunk
 
     def __del__(self) -> None:
         self.close()
@@ -105,8 +108,9 @@ class Runner:
 
     def submit(self, ticket: Ticket) -> Stream:
         """Queue a request. Raises EngineError if it could never be served."""
-        if len(ticket.rows) > self._batching.max_rows:
-            raise EngineError(f"n is {len(ticket.rows)}; at most {self._batching.max_rows} replies are written at once")
+        most = max(self._batching.max_rows, LARGEST_N)
+        if len(ticket.rows) > most:
+            raise EngineError(f"n is {len(ticket.rows)}; at most {most} replies are written at once")
         with self._wake:
             self._check_open()
             ticket.order = next(self._order)
