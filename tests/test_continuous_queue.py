@@ -12,7 +12,7 @@ from warmline.dialogue.ladder import climb
 from warmline.dialogue.stream import stream as sentences
 from warmline.engine.continuous import Batching, Runner, Stream
 from warmline.engine.engine import Chunk, EngineError, GenerateRequest, Message, Sampling
-from warmline.engine.lanes import Lane
+from warmline.engine.lanes import LEAST_TOKENS, Lane
 from warmline.engine.local import LocalEngine
 from warmline.engine.scripted import ScriptedEngine
 from warmline.model.load import load_tokenizer
@@ -20,8 +20,10 @@ from warmline.safety.levels import Level
 from warmline.safety.policy import plan_for
 from warmline.safety.validate.context import ReplyContext, Turn
 
-from .test_continuous import DRAWN, GREEDY, HURT, alone, eventually, load, sizes_of, texts
+from .test_continuous import DRAWN, GREEDY, HURT, alone, endless, eventually, load, sizes_of, texts
 from .test_local_batch import asks
+
+__all__ = ["endless"]  # a fixture
 
 SLOW = replace(HURT, sampling=replace(GREEDY, max_new_tokens=60))
 
@@ -72,18 +74,19 @@ def test_first_come_first_served_and_whoever_is_in_danger_before_all(plain: Loca
         assert order_of(streams) == ["in danger", "a", "b", "c", "d"]
 
 
-def test_a_full_batch_has_room_for_whoever_is_in_danger(plain: LocalEngine) -> None:
+def test_a_full_batch_has_room_for_whoever_is_in_danger(endless: LocalEngine) -> None:
+    expected = alone(endless, [HURT])
     with Runner(Batching(max_rows=2, urgent_rows=1)) as runner:
-        engine = runner.engine(plain)
+        engine = runner.engine(endless)
         slow = [engine.generate(replace(SLOW, sampling=replace(DRAWN, max_new_tokens=200))) for _ in range(2)]
         for each in slow:
             next(each)
         late, urgent = engine.generate(HURT), engine.generate(replace(HURT, urgent=True))
-        assert texts(urgent) == alone(plain, [HURT])
+        assert texts(urgent) == expected
         assert not slow[0]._ticket.is_over
         for each in slow:
             each.close()
-        assert texts(late) == alone(plain, [HURT])
+        assert texts(late) == expected
 
 
 def test_an_urgent_prompt_is_read_before_a_long_one_that_is_half_read(plain: LocalEngine) -> None:
@@ -94,6 +97,22 @@ def test_an_urgent_prompt_is_read_before_a_long_one_that_is_half_read(plain: Loc
             streams = {"long": engine.generate(long), "urgent": engine.generate(replace(HURT, urgent=True))}
         assert order_of(streams) == ["urgent", "long"]
         assert runner.load() == (0, 0)
+
+
+def test_pieces_of_a_prompt_are_as_long_as_there_is_time_for(plain: LocalEngine, monkeypatch: Any) -> None:
+    long = GenerateRequest((Message("user", "I hurt " * 60),), GREEDY)
+    expected = texts(plain.generate(long))
+    shapes = sizes_of(plain, monkeypatch)
+    with Runner(Batching(prefill_s=1e-6, prefix_bytes=0)) as runner:
+        engine = runner.engine(plain)
+        assert texts(engine.generate(long)) == expected
+        reader = runner._readers[plain]
+        assert reader is not None
+        assert reader.pace > 1e-6 / LEAST_TOKENS
+        shapes.clear()
+        assert texts(engine.generate(long)) == expected
+    pieces = [tokens for _, tokens in shapes if tokens > 1]
+    assert set(pieces[:-1]) == {LEAST_TOKENS}
 
 
 def test_rows_and_positions_are_bounded(plain: LocalEngine, monkeypatch: Any) -> None:
@@ -124,13 +143,13 @@ def test_a_wide_request_waits_for_room_and_is_not_overtaken(plain: LocalEngine) 
 
 def test_more_replies_than_the_batch_has_rows_are_written_alone(plain: LocalEngine, monkeypatch: Any) -> None:
     many = replace(HURT, sampling=replace(DRAWN, seed=1), n=8, urgent=True)
-    expected = texts(plain.generate(many))
+    expected, single = texts(plain.generate(many)), alone(plain, [HURT])
     with Runner(Batching(max_rows=2, urgent_rows=1, prefix_bytes=0)) as runner:
         engine = runner.engine(plain)
         with Held(runner):
             streams = [engine.generate(request) for request in (HURT, many, HURT)]
         shapes = sizes_of(plain, monkeypatch)
-        assert [texts(stream) for stream in streams] == [alone(plain, [HURT]), expected, alone(plain, [HURT])]
+        assert [texts(stream) for stream in streams] == [single, expected, single]
         assert max(rows for rows, _ in shapes) == 8
 
 

@@ -35,7 +35,8 @@ class Batching:
         65_536  # positions of all rows, prompt and room for the reply, each as wide as the widest beside it
     )
     urgent_rows: int = 8  # more than `max_rows`, for urgent requests alone
-    prefill_tokens: int = 512  # of prompts, between two steps of the replies that are being written
+    prefill_tokens: int = 512  # of prompts, at most, between two steps of the replies that are being written
+    prefill_s: float = 0.25  # for as long as reading them may hold up those replies, judged by how long it took before
     prefix_bytes: int = MAX_BYTES  # of keys and values kept of recent prompts; 0: none
     prefix_age_s: float = MAX_AGE_S  # how long they are kept unused
 
@@ -223,7 +224,7 @@ class Runner:
                 continue
             lane = self._lanes.get(_lane_of(ticket))
             if lane is None:
-                lane = Lane(engine, reader, self.prefixes, self._batching.prefill_tokens)
+                lane = Lane(engine, reader, self.prefixes, self._batching.prefill_tokens, self._batching.prefill_s)
                 self._lanes[_lane_of(ticket)] = lane
             lane.add(ticket)
 

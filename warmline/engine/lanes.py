@@ -1,5 +1,6 @@
 """One running batch: prompts are read between its steps and join it, replies that end leave it."""
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from warmline.engine.slots import Layers, Reader, SlotCache
 if TYPE_CHECKING:
     from warmline.engine.local import LocalEngine, Prepared
 
+LEAST_TOKENS = 32  # of a pass over prompts, however slow: less would not be worth a pass
 NEIGHBOURS = 16  # prompts that are looked at for one pass
 
 
@@ -85,12 +87,18 @@ class Lane:
     """Requests of one stage and of like length: prompts that wait to be read, and the rows that are written together."""
 
     def __init__(
-        self, engine: "LocalEngine", reader: Reader, prefixes: PrefixCache | None, prefill_tokens: int
+        self,
+        engine: "LocalEngine",
+        reader: Reader,
+        prefixes: PrefixCache | None,
+        prefill_tokens: int,
+        prefill_s: float,
     ) -> None:
         self._engine = engine
         self._reader = reader
         self._prefixes = prefixes
         self._prefill_tokens = prefill_tokens
+        self._prefill_s = prefill_s
         self._cache = reader.slots(0, 0)
         self._readings: list[_Reading] = []
         self._rows: list[_Live] = []
@@ -156,11 +164,24 @@ class Lane:
         self.drop_gone()
 
     def prefill(self) -> None:
-        """Read a piece of a long prompt, or some short ones whole: about `prefill_tokens` in all."""
+        """Read a piece of a long prompt, or some short ones whole: as many tokens as their bounds allow."""
+        begun, num_tokens = time.perf_counter(), self._read_some()
+        if num_tokens >= LEAST_TOKENS:  # a few tokens tell nothing: the pass itself is what takes the time
+            pace = (time.perf_counter() - begun) / num_tokens
+            self._reader.pace = (self._reader.pace + pace) / 2 if self._reader.pace else pace
+
+    def _budget(self) -> int:
+        """Tokens that a pass may read, by how long the last ones took."""
+        in_time = int(self._prefill_s / self._reader.pace) if self._reader.pace else self._prefill_tokens
+        return min(self._prefill_tokens, max(in_time, LEAST_TOKENS))
+
+    def _read_some(self) -> int:
+        """One pass over prompts; how many tokens it read."""
         if not self._readings:
-            return
+            return 0
         self._busy = [self._readings[0].ticket]
-        group = self._group()
+        budget = self._budget()
+        group = self._group(budget)
         self._busy = [each.ticket for each in group]
         left = max(each.num_left for each in group)
         cache = group[0].cache
@@ -171,17 +192,18 @@ class Lane:
                     cache.fill(at, each.known)
                 each.known = []
         starts = [each.num_read for each in group]
-        pieces = [each.ticket.prompt[each.num_read :][: self._prefill_tokens] for each in group]
+        pieces = [each.ticket.prompt[each.num_read :][:budget] for each in group]
         states_BD = self._reader.read(cache, pieces, starts)
         for each, piece in zip(group, pieces, strict=True):
             each.num_read += len(piece)
         if group[0].num_left:
             group[0].cache = cache
-            return
-        self._readings = [each for each in self._readings if each not in group]
-        self._begin([each.ticket for each in group], cache, states_BD)
+        else:
+            self._readings = [each for each in self._readings if each not in group]
+            self._begin([each.ticket for each in group], cache, states_BD)
+        return sum(len(piece) for piece in pieces)
 
-    def _group(self) -> list[_Reading]:
+    def _group(self, budget: int) -> list[_Reading]:
         """The first prompt, and such others behind it as fit into one pass beside it."""
         first, *others = self._readings
         if first.cache is not None:
@@ -189,10 +211,10 @@ class Lane:
         self._look_up(first)
         group, left = [first], first.num_left
         for other in others[:NEIGHBOURS]:
-            if other.cache is None and 2 * left <= self._prefill_tokens:
+            if other.cache is None and 2 * left <= budget:
                 self._look_up(other)
                 wider = max(left, other.num_left)
-                if wider * (len(group) + 1) <= self._prefill_tokens:
+                if wider * (len(group) + 1) <= budget:
                     group, left = [*group, other], wider
         return group
 

@@ -109,6 +109,7 @@ class Reader:
         layers = DynamicCache(config=config).layers
         self.num_layers = len(layers)
         self._windows = [getattr(layer, "sliding_window", None) for layer in layers]
+        self.pace = 0.0  # seconds a token that passes over prompts took lately; 0: not known
         self.is_able = _has_plain_layers(config) and self._probe()
 
     def slots(self, num_rows: int, length: int) -> SlotCache:
