@@ -42,11 +42,12 @@ class Round(NamedTuple):
 Write = Callable[[Sequence[GenerateRequest]], list[tuple[str, float]]]
 
 
-def requests_of(said: Sequence[str], count: int, new_tokens: int) -> list[GenerateRequest]:
-    """Conversations of one to five turns under one system prompt."""
+def requests_of(said: Sequence[str], count: int, new_tokens: int, *, most_turns: int = 5) -> list[GenerateRequest]:
+    """Conversations of one turn, three or five under one system prompt."""
     requests = []
     for number in range(count):
-        own = [said[(number * 5 + step) % len(said)] for step in range(1 + 2 * (number % 3))]
+        num_turns = min(1 + 2 * (number % 3), most_turns)
+        own = [said[(number * 5 + step) % len(said)] for step in range(num_turns)]
         turns = [Message("assistant" if step % 2 else "user", text) for step, text in enumerate(own)]
         requests.append(GenerateRequest((SYSTEM, *turns), Sampling(temperature=0, max_new_tokens=new_tokens)))
     return requests
@@ -175,7 +176,7 @@ def memory(local: LocalEngine, said: Sequence[str], conversations: int, streams:
     marks: list[float] = []
     with Runner(Batching(prefix_bytes=PREFIX_MIB * 2**20)) as runner:
         engine = runner.engine(local)
-        requests = requests_of(said, conversations, 6)
+        requests = requests_of(said, conversations, 4, most_turns=1)
         for start in range(0, conversations, streams):
             wave = requests[start : start + streams]
             replies = at_once(engine, wave)
