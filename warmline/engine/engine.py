@@ -59,6 +59,7 @@ class GenerateRequest:
     n: int = 1
     constraint: str | None = None  # a grammar, for engines that are capable of it
     prefill: str = ""  # the reply's first words, given
+    urgent: bool = False  # somebody in danger waits: where requests queue, to the head of the queue
 
 
 @dataclass(frozen=True)
