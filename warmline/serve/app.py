@@ -60,6 +60,7 @@ def create_app(models: Mapping[str, Model], options: Options, routers: Sequence[
     if (WEB / "index.html").is_file():
         app.mount("/static", StaticFiles(directory=WEB), name="static")
         app.get("/", include_in_schema=False)(lambda: FileResponse(WEB / "index.html"))
+        app.get("/sw.js", include_in_schema=False)(lambda: FileResponse(WEB / "sw.js"))  # here its scope is every page
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(Shield)

@@ -25,11 +25,11 @@ const chat = new Chat({
   headers: historyHeaders,
   on: { asked: (text) => messages.user(text), started: () => messages.reply(), opening, closing, done, failed, busy },
 });
-const history = new HistorySettings(chat, goOn);
+const history = new HistorySettings(chat, { open: goOn, fresh });
 let offered = false; // the quiet line about support, once in a stretch of heavier talk
 
-async function opening({ level, card }) {
-  await pinned.arrive(card ?? null);
+function opening({ level, card }) {
+  pinned.arrive(card ?? null);
   const heavy = LEVELS.indexOf(level) === 1;
   if (heavy && !offered && pinned.card === null) offer();
   offered = heavy;
@@ -99,10 +99,10 @@ async function support(event) {
   event?.preventDefault();
   const dialog = byId("help");
   const draw = async (country, about) => {
-    const card = await loadCard(country, about);
+    const loaded = await loadCard(country, about);
+    const card = { ...loaded, actions: loaded.actions.filter(({ id }) => id !== "hide") }; // the dialog has "Close"
     const act = async (id, value) => {
-      if (id === "hide") dialog.close();
-      else if (id === "country") {
+      if (id === "country") {
         choseCountry(value);
         await draw(value, about);
       } else if (id === "other" || id === "self") await draw(card.country, id);
@@ -128,7 +128,6 @@ function fresh() {
   chat.use([]);
   messages.clear();
   feelings.clear();
-  box.focus();
 }
 
 function goOn(id, turns) {
@@ -194,7 +193,10 @@ function setUp() {
     opened: () => history.refresh(),
     country: choseCountry,
     feelings: (isShown) => feelings.allow(isShown),
-    fresh,
+    fresh: () => {
+      fresh();
+      box.focus();
+    },
   });
   setUpExit(byId("leave"), () => {
     chat.forget();

@@ -83,7 +83,7 @@ export function drawn(card, act, { heading = "h2" } = {}) {
     why: () => reveal(why),
     country: () => reveal(country, country.querySelector("select")),
   };
-  const actions = card.actions.map(({ id, label }) => {
+  const buttons = card.actions.map(({ id, label }) => {
     const opens = id in press;
     const button = el("button", { type: "button", class: "card-action", "data-action": id }, label);
     if (opens) button.setAttribute("aria-expanded", "false");
@@ -93,13 +93,14 @@ export function drawn(card, act, { heading = "h2" } = {}) {
     });
     return button;
   });
+  const hide = buttons.find((each) => each.dataset.action === "hide"); // at hand without scrolling
   return el(
     "article",
     { class: "card", lang: card.language },
-    el("div", { class: "card-head" }, el(heading, { class: "card-title", tabindex: "-1" }, card.title)),
+    el("div", { class: "card-head" }, el(heading, { class: "card-title", tabindex: "-1" }, card.title), hide),
     el("p", { class: "card-showing" }, [card.showing, ...card.notes].join(" ")),
     el("div", { class: "card-parts" }, parts),
-    el("div", { class: "card-actions" }, actions),
+    el("div", { class: "card-actions" }, buttons.filter((each) => each !== hide)),
     why,
     country,
     el("p", { class: "card-foot" }, card.footer.filter((line) => line !== card.why).join(" ")),
@@ -117,11 +118,9 @@ export function firstLink(card) {
 const SECTIONS = {
   emergency(card) {
     const numbers = card.emergency.filter((each) => safeHref(each.uri));
+    const calls = numbers.map((each) => link(each.uri, each.number, "card-call urgent"));
     return section(card, "emergency", [
-      el("p", {}, card.emergency_text),
-      numbers.length
-        ? el("div", { class: "channels" }, numbers.map((each) => link(each.uri, each.number, "card-call urgent")))
-        : null,
+      el("div", { class: "urgent-line" }, el("p", {}, card.emergency_text), calls),
       card.safety_lines.map((line) => el("p", {}, line)),
     ]);
   },
@@ -164,7 +163,7 @@ function countryChoice(card, choose) {
 export function countryOptions(chosen, language = "en") {
   const names = new Intl.DisplayNames([language, "en"], { type: "region" });
   const named = COUNTRIES.map((code) => [names.of(code), code]).sort(([one], [other]) => one.localeCompare(other));
-  const options = [["–", ""], ...named];
+  const options = [["Not chosen", ""], ...named];
   return options.map(([name, code]) => el("option", { value: code, selected: code === chosen }, name));
 }
 

@@ -7,7 +7,7 @@ const NUM_SENT = 120; // of the newest turns; the server keeps by itself what ea
 
 /**
  * `on`: what the page does at each step:
- * `asked(text)`, `started()` -> reply, `opening(warmline)` awaited before any word, `closing(warmline)`, `done()`,
+ * `asked(text)`, `started()` -> reply, `opening(warmline)` before any word, `closing(warmline)`, `done()`,
  * `failed(failure, spoke)`, `busy(isBusy)`. `style()` and `headers()` are asked for with each request.
  */
 export class Chat {
@@ -65,7 +65,7 @@ export class Chat {
     try {
       for await (const chunk of complete(await this.body(), { signal: stopping.signal, headers: this.headers() })) {
         if (stopping.signal.aborted) break;
-        if (chunk.warmline && said === "" && closing === null) await this.on.opening(chunk.warmline);
+        if (chunk.warmline && said === "" && closing === null) this.on.opening(chunk.warmline);
         if (chunk.warmline) closing = chunk.warmline;
         const piece = chunk.choices?.[0]?.delta?.content ?? "";
         if (piece) reply.append(piece);
@@ -88,6 +88,8 @@ export class Chat {
     const messages = this.turns.slice(-NUM_SENT).map(({ role, content }) => ({ role, content }));
     const style = this.style();
     const warmline = { session: this.session, renders_card: true };
+    const country = tab.get("country");
+    if (country) warmline.country = country;
     if (Object.keys(style).length) warmline.style = style;
     return { model: await modelName(), messages, stream: true, warmline };
   }

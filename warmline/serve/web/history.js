@@ -38,11 +38,12 @@ export async function kept(conversation) {
   }
 }
 
-/** The part of the settings. `chat`: whose turns are kept; `open(id, turns)`: go on with a kept conversation. */
+/** The part of the settings. `open(id, turns)`: go on with a kept conversation; `fresh()`: begin anew. */
 export class HistorySettings {
-  constructor(chat, open) {
+  constructor(chat, { open, fresh }) {
     this.chat = chat;
     this.open = open;
+    this.fresh = fresh;
     byId("keep").addEventListener("change", () => this.switched());
     byId("export").addEventListener("click", () => this.exported());
     byId("forget-all").addEventListener("click", () => this.forgetAll());
@@ -121,6 +122,7 @@ export class HistorySettings {
   async forget(id, date) {
     if (!(await sure(`The conversation of ${date} cannot be read again by anyone.`))) return;
     if (await this.deleted(path(id))) {
+      if (id === this.chat.conversation) this.fresh(); // or the next message would keep it anew
       await this.refresh();
       this.say("Forgotten.");
       byId("settings").querySelector("[data-closes]").focus();
@@ -160,12 +162,8 @@ async function sure(text) {
 
 const path = (conversation) => `/v1/history/${encodeURIComponent(conversation)}`;
 
-function conversationsOf(list) {
-  const rows = list.data ?? list.conversations ?? list;
-  return rows.map((row) => ({ id: row.session ?? row.id, date: dateOf(row.updated ?? row.saved ?? row.created) }));
-}
+const conversationsOf = ({ data }) => data.map(({ session, used, created }) => ({ id: session, date: dateOf(used ?? created) }));
 
-function dateOf(at) {
-  const date = new Date(typeof at === "number" ? at * 1000 : at);
-  return date.toLocaleString("en", { dateStyle: "medium", timeStyle: "short" });
+function dateOf(seconds) {
+  return new Date(seconds * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" });
 }

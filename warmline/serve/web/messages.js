@@ -8,6 +8,9 @@ export class Messages {
     this.log = log;
     this.frame = frame;
     this.first = [...log.childNodes];
+    this.atEnd = true;
+    frame.addEventListener("scroll", () => (this.atEnd = this.isAtEnd()), { passive: true });
+    new ResizeObserver(() => this.atEnd && this.toEnd()).observe(frame); // the card takes room, so does a keyboard
   }
 
   clear() {
@@ -55,14 +58,26 @@ export class Messages {
 
   /** Keep the end in sight where it was in sight; who reads further up is left there. */
   following(change) {
-    const { scrollHeight, scrollTop, clientHeight } = this.frame;
-    const atEnd = scrollHeight - scrollTop - clientHeight < 80;
+    const { atEnd } = this;
     change();
     if (atEnd) this.toEnd();
   }
 
+  isAtEnd() {
+    return this.end() - this.frame.scrollTop < 80;
+  }
+
+  /** Where the frame is scrolled to at the end: no further than to the beginning of the newest reply. */
+  end() {
+    const { scrollHeight, clientHeight } = this.frame;
+    const newest = [...this.log.querySelectorAll(".said")].at(-1);
+    const begins = newest?.classList.contains("by-companion") ? newest.offsetTop - this.log.offsetTop - 12 : Infinity;
+    return Math.min(scrollHeight - clientHeight, begins);
+  }
+
   toEnd() {
-    this.frame.scrollTop = this.frame.scrollHeight;
+    this.atEnd = true;
+    this.frame.scrollTop = this.end();
   }
 }
 

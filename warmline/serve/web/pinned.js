@@ -22,24 +22,23 @@ export class Pinned {
     try {
       this.card = JSON.parse(kept);
       this.place.setAttribute("aria-live", "off");
-      this.draw(this.card, tab.get("card-folded") !== null);
+      this.draw(this.card, this.isFolded);
     } catch {
       tab.set("card", null);
     }
   }
 
   /** What came with a turn: a card, or none, which takes nothing away. */
-  async arrive(card) {
-    const again = this.hadCard && JSON.stringify(card) === JSON.stringify(this.card);
+  arrive(card) {
+    const before = this.hadCard ? this.card : null;
     this.hadCard = card !== null;
-    if (card === null || again) return;
+    if (card === null || JSON.stringify(card) === JSON.stringify(before)) return;
+    const isNew = before === null || (isUrgent(card) && !isUrgent(before));
     this.card = card;
     tab.set("card", JSON.stringify(card));
-    this.place.setAttribute("aria-live", "assertive"); // once for each card
-    this.draw(card, false);
-    this.place.scrollTop = 0;
-    const country = tab.get("country");
-    if (country !== null && country !== (card.country ?? "")) await this.move(country);
+    this.place.setAttribute("aria-live", isNew ? "assertive" : "off"); // announced once
+    this.draw(card, !isNew && this.isFolded);
+    if (isNew) this.place.scrollTop = 0;
   }
 
   /** The same card for another country; the keyboard stays on it. */
@@ -48,6 +47,10 @@ export class Pinned {
     const fresh = await loadCard(country, this.about);
     this.place.setAttribute("aria-live", "off"); // who asked for it is there already
     this.draw(moved(this.card, fresh), false);
+  }
+
+  get isFolded() {
+    return tab.get("card-folded") !== null;
   }
 
   focus() {
@@ -93,3 +96,5 @@ export class Pinned {
     this.act(id);
   }
 }
+
+const isUrgent = (card) => card.sections[0] === "emergency";

@@ -37,5 +37,5 @@ export function setUpStyle() {
 
 function tell() {
   const { tone, persona } = chosenStyle();
-  byId("style-now").textContent = `Style: ${[tone, persona].filter(Boolean).join(", ") || "as it comes"}`;
+  byId("open-style").textContent = `Style: ${[tone, persona].filter(Boolean).join(", ") || "as it comes"}`;
 }
