@@ -114,3 +114,12 @@ class ScoresMany(Protocol):
         Raises EngineError if one of them cannot be scored; nothing is scored then.
         """
         ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """What an engine may offer for bills and limits: the tokens that a prompt and a reply are. Ask with `isinstance`."""
+
+    def count(self, messages: Sequence[Message], reply: str) -> tuple[int, int]:
+        """Tokens of the conversation as the model reads it, and of the reply alone."""
+        ...
