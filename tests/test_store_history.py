@@ -85,7 +85,7 @@ def test_a_key_shows_nowhere_and_padding_does_not_change_it() -> None:
     key = client_key(text)
     assert key == client_key(text + "=")
     assert repr(key) == "ClientKey()"
-    assert len({key.owner, key.wrapping, key.naming}) == 3
+    assert len({key.owner, key.wrapping, key.naming, key.hearing}) == 4
     assert client_key(key_text()) != key
 
 
@@ -101,7 +101,7 @@ def test_what_was_altered_or_swapped_does_not_open(store: Store, column: str) ->
     flipped = bytes([*own[:-1], own[-1] ^ 1])
     for wrong in (flipped, own[:-1], own[:5], b"", *before.values()):
         store.database.change(CONVERSATIONS.update().where(*here).values({column: wrong}))
-        with pytest.raises(AlteredError, match="it was altered$"):
+        with pytest.raises(AlteredError, match=r"it was altered$"):
             store.load(key, "a")
         assert "one" not in [turn.content for each in store.export(key) for turn in each.turns]
     store.database.change(CONVERSATIONS.update().where(*here).values({column: own}))

@@ -118,7 +118,7 @@ def spoilt(**changes: Any) -> bytes:
     ],
 )
 def test_what_is_no_state_of_ours_is_refused(data: bytes) -> None:
-    with pytest.raises(KeptFormatError, match="none of this version's$"):
+    with pytest.raises(KeptFormatError, match=r"none of this version's$"):
         from_json(data)
 
 

@@ -15,8 +15,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.sql import Executable
 
 BUSY_S = 5.0  # how long a statement may wait for another writer
-CONNECT_S = 3  # how long a server may take to answer at all
-REST_S = 5.0  # after a server could not be reached: so long nobody waits for it again
+CONNECT_S = 2  # how long a server may take to answer at all; libpq takes no less
+REST_S = 10.0  # after a server could not be reached: so long nobody waits for it again
 SWEEP_EVERY_S = 3600.0
 
 METADATA = MetaData()
@@ -181,7 +181,11 @@ def _engine(url: URL) -> Engine:
             hide_parameters=True,
             pool_pre_ping=True,
             pool_timeout=BUSY_S,
-            connect_args={"connect_timeout": CONNECT_S, "options": options},
+            connect_args={
+                "connect_timeout": CONNECT_S,
+                "tcp_user_timeout": 1000 * CONNECT_S,  # of a connection whose other end has vanished
+                "options": options,
+            },
         )
     except (ImportError, NoSuchModuleError):
         raise StoreError("store: PostgreSQL needs psycopg: pip install 'warmline[postgres]'") from None

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 
-from warmline.serve.store.database import StoreError
+from warmline.serve.store.database import REST_S, StoreError
 from warmline.serve.store.history import ConflictError, Conversation, Saved, SavedTurn, Store, TooMuchError
 from warmline.serve.store.kept import KeptFormatError, from_json
 from warmline.serve.store.risks import StoredRisks
@@ -22,7 +22,6 @@ KEY_HEADER = "Warmline-Key"
 MAX_TURNS = 10_000
 MAX_NAME = 256  # characters, as `warmline.session` of a chat request
 NO_STORE = {"Cache-Control": "no-store"}
-OFF = ApiError(404, "History is off on this server: it keeps nothing.", code="history_off")
 
 Session = Annotated[str, Path(min_length=1, max_length=MAX_NAME, description="The client's name of a conversation.")]
 
@@ -70,7 +69,7 @@ def refusal(error: Exception) -> ApiError:
         return ApiError(413, sentence, code="history_too_large")
     if isinstance(error, AlteredError):
         return ApiError(500, sentence, kind="server_error", code="history_altered")
-    headers = {"Retry-After": "5"}
+    headers = {"Retry-After": str(int(REST_S))}
     return ApiError(503, sentence, kind="server_error", code="history_unavailable", headers=headers)
 
 
@@ -97,56 +96,76 @@ def _refused(error: ApiError) -> Response:
     return JSONResponse(error.body, error.status, error.headers)
 
 
-def history_router(store: Store | None, forgotten: Callable[[Request, str | None], None] | None = None) -> APIRouter:
+def history_router(store: Store | None, forgotten: Callable[[Request, str], None] | None = None) -> APIRouter:
     """The routes of the history; without a store each says that history is off.
 
-    `forgotten`: told which conversation (None: all) its owner wants forgotten, for what is remembered elsewhere.
+    `forgotten`: told of each conversation that its owner wants forgotten, for what is remembered elsewhere.
     """
     router = APIRouter(prefix="/v1", tags=["history"], route_class=HistoryRoute)
 
     def on() -> Store:
         if store is None:
-            raise OFF
+            raise ApiError(404, "History is off on this server: it keeps nothing.", code="history_off")
         return store
 
+    _add_keeping(router, on)
+    _add_forgetting(router, on, forgotten)
+    return router
+
+
+def _add_keeping(router: APIRouter, on: Callable[[], Store]) -> None:
     On = Annotated[Store, Depends(on)]
 
-    def forget(request: Request, session: str | None) -> None:
-        if forgotten is not None:
-            forgotten(request, session)
-
     @router.put("/history/{session}")
-    def save(kept: On, key: Key, session: Session, body: Annotated[SaveShape, Body()]) -> dict[str, Any]:
+    def save(kept: On, key: Key, session: Session, body: Annotated[SaveShape, Body()]) -> JSONResponse:
+        """Opt in to keep this conversation, and save it."""
         turns = [SavedTurn(turn.role, turn.content, turn.t) for turn in body.turns]
-        return _shown(kept.save(key, session, turns, body.version))
+        return JSONResponse(_shown(kept.save(key, session, turns, body.version)))
 
     @router.get("/history")
-    def conversations(kept: On, key: Key) -> dict[str, Any]:
-        return {"object": "list", "data": [_shown(each) for each in kept.conversations(key)]}
+    def conversations(kept: On, key: Key) -> JSONResponse:
+        """What is kept under this key: names and dates."""
+        return JSONResponse({"object": "list", "data": [_shown(each) for each in kept.conversations(key)]})
 
     @router.get("/history/{session}")
-    def load(kept: On, key: Key, session: Session) -> dict[str, Any]:
+    def load(kept: On, key: Key, session: Session) -> JSONResponse:
+        """One conversation with its turns."""
         found = kept.load(key, session)
         if found is None:
             raise ApiError(404, "There is no such conversation under this key.", code="history_not_found")
-        return _whole(found)
+        return JSONResponse(_whole(found))
 
     @router.get("/export")
     def export(kept: On, key: Key) -> StreamingResponse:
+        """Everything that is kept under this key."""
         headers = {"Content-Disposition": 'attachment; filename="warmline-export.json"'}
         return StreamingResponse(_export(kept, key), media_type="application/json", headers=headers)
 
+
+def _add_forgetting(
+    router: APIRouter, on: Callable[[], Store], forgotten: Callable[[Request, str], None] | None
+) -> None:
+    On = Annotated[Store, Depends(on)]
+
+    def forget_elsewhere(request: Request, *sessions: str) -> None:
+        for session in sessions if forgotten is not None else ():
+            forgotten(request, session)
+
     @router.delete("/history/{session}")
-    def forget_one(request: Request, kept: On, key: Key, session: Session) -> dict[str, Any]:
-        forget(request, session)
-        return {"object": "history.forgotten", "forgotten": int(kept.forget(key, session))}
+    def forget(request: Request, kept: On, key: Key, session: Session) -> JSONResponse:
+        """Forget one conversation and its risk state."""
+        was_kept = kept.forget(key, session)
+        if was_kept:  # who has not the key of a kept conversation makes nobody forget its risk
+            forget_elsewhere(request, session)
+        return JSONResponse({"object": "history.forgotten", "forgotten": int(was_kept)})
 
     @router.delete("/history")
-    def forget_all(request: Request, kept: On, key: Key) -> dict[str, Any]:
-        forget(request, None)
-        return {"object": "history.forgotten", "forgotten": kept.forget_all(key)}
-
-    return router
+    def forget_all(request: Request, kept: On, key: Key) -> JSONResponse:
+        """Forget everything that is kept under this key."""
+        names = [each.session for each in kept.conversations(key)]
+        gone = kept.forget_all(key)
+        forget_elsewhere(request, *names)
+        return JSONResponse({"object": "history.forgotten", "forgotten": gone})
 
 
 def _shown(saved: Saved) -> dict[str, Any]:

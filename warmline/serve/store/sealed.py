@@ -36,6 +36,7 @@ class ClientKey:
     owner: bytes = field(repr=False)  # by which rows are found: 32 bytes that say nothing of the key or the person
     wrapping: bytes = field(repr=False)  # opens the keys of conversations
     naming: bytes = field(repr=False)  # makes a conversation's id of its name
+    hearing: bytes = field(repr=False)  # makes a digest of what a state has heard
 
     def id_of(self, session: str) -> bytes:
         """The id of a conversation in the database: an HMAC of its name, 32 bytes."""
@@ -70,7 +71,7 @@ def client_key(text: str) -> ClientKey:
         raise KeyFormatError("the client's key must be base64url of 32 bytes") from None
     if len({*raw}) < FEWEST_BYTE_VALUES:
         raise KeyFormatError("the client's key must be 32 random bytes")
-    return ClientKey(*(_derived(raw, use) for use in (b"owner", b"wrapping", b"naming")))
+    return ClientKey(*(_derived(raw, use) for use in (b"owner", b"wrapping", b"naming", b"hearing")))
 
 
 def _derived(raw: bytes, use: bytes) -> bytes:
