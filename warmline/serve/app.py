@@ -28,13 +28,16 @@ from warmline.serve.models import Model, Options
 from warmline.serve.sessions import Sessions
 from warmline.serve.wire import (
     DONE,
+    ActionRequest,
     ApiError,
     asked,
     chunk_of,
     completion_of,
     delta_of,
     parse,
+    refusal,
     sse,
+    tree_of,
     usage_of,
 )
 
