@@ -17,7 +17,7 @@ import yaml
 from warmline.config import BaseSettings
 from warmline.model.tiny import build_model, train_tokenizer
 
-from . import postgres
+from . import browser, postgres
 
 torch.set_num_threads(1)
 
@@ -139,6 +139,15 @@ def database_server() -> Iterator[postgres.Server]:
         if server is None:
             pytest.skip("PostgreSQL is not installed")
         yield server
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[browser.Browser]:
+    """Debian's Chromium. Closed after each module: while it is open no other event loop can run in this thread."""
+    with browser.running() as opened:
+        if opened is None:
+            pytest.skip("Chromium is not installed")
+        yield opened
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

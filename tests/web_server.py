@@ -20,28 +20,25 @@ REPLIES = (
     "It sounds lonely to carry this by yourself. I am glad that you put it into words here.",
     "You sound a little lighter today. It is good to hear that your sister called.",
 )
-CRISIS = (
-    "I hear how much pain you are in, and I am really glad that you told me. "
-    "You deserve to have someone beside you in this. "
-    "Someone you trust, or a crisis counselor, can be with you right now."
-)
 DANGER = "i want to kill myself tonight"
+EMERGENCY = "I took all the pills just now"
+HEAVY = "everyone would be better off without me"
 
 
 class PacedEngine(ScriptedEngine):
-    """A scripted engine that takes `seconds` for each word; in a crisis it says `CRISIS`."""
+    """A scripted engine that takes `seconds` for each word and remembers what it was asked."""
 
     def __init__(self, replies: Sequence[str] = REPLIES, seconds: float = 0.0) -> None:
         super().__init__(replies, readings=readings_of)
         self.seconds = seconds
         self.requests: list[GenerateRequest] = []
-        self._crisis = ScriptedEngine([CRISIS], readings=readings_of)
+        self.num_words = 0
 
     def generate(self, request: GenerateRequest) -> Iterator[Chunk]:
         self.requests.append(request)
-        is_crisis = any(DANGER in message.content for message in request.messages if message.role == "user")
-        for chunk in self._crisis.generate(request) if is_crisis else super().generate(request):
+        for chunk in super().generate(request):
             time.sleep(self.seconds)
+            self.num_words += 1
             yield chunk
 
 
