@@ -23,7 +23,7 @@ class Options:
     keys: Keys | None = None  # None: whoever reaches the port may talk
     show_readings: bool = True  # what the heads read, in each answer
     show_reasons: bool = False  # which rules gave the level: for operators, never for end users
-    max_running: int = 4  # replies written at once
+    max_running: int = 64  # replies written at once
     max_waiting: int = 64  # replies that wait for one of these places; one more is told to come back
     max_wait_s: float = 30.0  # for a place
     max_reply_s: float = 120.0  # from the place to the end of the reply
@@ -33,3 +33,4 @@ class Options:
     max_n: int = 8  # replies to one request
     max_sessions: int = 10_000  # conversations whose risk is kept in memory
     cors_origins: tuple[str, ...] = ()  # web pages of other hosts that may call the API
+    hosts: tuple[str, ...] | None = None  # host names that are answered to; None: any
