@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [
@@ -19,6 +19,9 @@ ARGUMENTS = [
 ]
 ELSEWHERE = "https://www.bbc.com/weather"  # where quick exit goes; answered here, nothing leaves the machine
 WATCH_POLICY = "addEventListener('securitypolicyviolation', e => console.error('policy violated: ' + e.violatedDirective))"
+
+PATIENCE = 60_000  # milliseconds, for a machine that does much else
+expect.set_options(timeout=PATIENCE)
 
 
 @contextmanager
@@ -85,7 +88,7 @@ def visiting(browser: Browser, url: str, *, expected: tuple[str, ...] = (), **op
     `options`: of the context, as viewport and color_scheme.
     """
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE)
     context.add_init_script(WATCH_POLICY)
     context.route(f"{ELSEWHERE}*", lambda route: route.fulfill(body="<title>Weather</title>", content_type="text/html"))
     visit = Visit(context, context.new_page(), url)

@@ -52,8 +52,8 @@ def visit(chromium: Browser, url: str) -> Iterator[Visit]:
 
 def kept_state(app: FastAPI, page: Page) -> Any:
     """What the server holds of the session's risk."""
-    key = app.state.sessions.key("", page.evaluate("sessionStorage.getItem('warmline.session')"))
-    return app.state.sessions.kept(key).session.state
+    key = app.state.serving.sessions.key("", page.evaluate("sessionStorage.getItem('warmline.session')"))
+    return app.state.serving.sessions.kept(key).session.state
 
 
 def is_before(page: Page, first: str, second: str) -> bool:

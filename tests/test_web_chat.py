@@ -191,11 +191,11 @@ def test_a_heavier_message_is_met_with_an_offer_and_no_level_is_shown(chromium: 
         expect(page.locator(".app-note").first).to_contain_text("there are people you can talk with")
         shown = page.locator("body").inner_text().lower()
         assert not re.search(r"\b(elevated|level|risk|assessment)\b", shown)
-        key = app.state.sessions.key("", page.evaluate("sessionStorage.getItem('warmline.session')"))
-        assert app.state.sessions.kept(key).session.state.floor == 1
+        key = app.state.serving.sessions.key("", page.evaluate("sessionStorage.getItem('warmline.session')"))
+        assert app.state.serving.sessions.kept(key).session.state.floor == 1
         with page.expect_response("**/actions"):
             page.get_by_role("button", name="This isn’t about me being in danger").click()
-        assert app.state.sessions.kept(key).session.state.floor == 0
+        assert app.state.serving.sessions.kept(key).session.state.floor == 0
         expect(page.locator(".app-note").first).not_to_contain_text("there are people")
 
 

@@ -36,7 +36,9 @@ export class Chat {
     tab.set("conversation", conversation);
   }
 
+  /** For good: the page is being left, and nothing of it is there any more. */
   forget() {
+    for (const name of Object.keys(this.on)) this.on[name] = () => {};
     this.stop();
     this.turns = [];
   }
