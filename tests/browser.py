@@ -97,7 +97,9 @@ def visiting(browser: Browser, url: str, *, expected: tuple[str, ...] = (), **op
     try:
         yield visit
         asked = {urlsplit(request.url)[:2] for request in visit.requests if urlsplit(request.url).scheme != "blob"}
-        assert asked - {urlsplit(ELSEWHERE)[:2]} == {urlsplit(url)[:2]}
-        assert [each for each in visit.complaints if not any(part in each for part in expected)] == []
+        strangers = asked - {urlsplit(ELSEWHERE)[:2], urlsplit(url)[:2]}
+        assert not strangers, strangers
+        complaints = [each for each in visit.complaints if not any(part in each for part in expected)]
+        assert not complaints, complaints
     finally:
         context.close()

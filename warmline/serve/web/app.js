@@ -176,7 +176,7 @@ async function restore() {
   const wasTalking = tab.get("talking") !== null;
   tab.set("talking", "yes");
   const conversation = chat.conversation;
-  const turns = await kept(conversation);
+  const turns = wasTalking ? await kept(conversation) : [];
   if (turns.length && chat.turns.length === 0 && chat.conversation === conversation) {
     chat.use(turns, conversation);
     showTurns(turns);
