@@ -6,41 +6,59 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, ValidationError
 
+from warmline.serve.limits import read_body
 from warmline.serve.store.database import REST_S, StoreError
-from warmline.serve.store.history import ConflictError, Conversation, Saved, SavedTurn, Store, TooMuchError
+from warmline.serve.store.history import MAX_BYTES, ConflictError, Conversation, Saved, SavedTurn, Store, TooMuchError
 from warmline.serve.store.kept import KeptFormatError, from_json
 from warmline.serve.store.risks import StoredRisks
 from warmline.serve.store.sealed import AlteredError, ClientKey, KeyFormatError, client_key
-from warmline.serve.wire import ApiError
+from warmline.serve.wire import ApiError, Shape, tree_of
+from warmline.serve.wire import refusal as wrong
 
 KEY_HEADER = "Warmline-Key"
 MAX_TURNS = 10_000
 MAX_NAME = 256  # characters, as `warmline.session` of a chat request
+MAX_BODY_BYTES, MAX_BODY_S = MAX_BYTES + 2**20, 30.0
 NO_STORE = {"Cache-Control": "no-store"}
 
-Session = Annotated[str, Path(min_length=1, max_length=MAX_NAME, description="The client's name of a conversation.")]
+
+def name_of(session: str) -> str:
+    """What the client calls a conversation. Raises ApiError."""
+    if len(session) > MAX_NAME:
+        raise ApiError(400, f"session: more than {MAX_NAME} characters.", param="session")
+    return session
 
 
-class TurnShape(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+Session = Annotated[str, Depends(name_of)]
 
+
+class TurnShape(Shape):
     role: Literal["user", "assistant"]
     content: Annotated[str, Field(max_length=100_000)]
     t: Annotated[float, Field(ge=-1e11, le=1e11, allow_inf_nan=False)] | None = None  # epoch seconds
 
 
-class SaveShape(BaseModel):
+class SaveShape(Shape):
     """What PUT takes. A `risk` is not read: the server keeps its own, and no client can lower it."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
     turns: Annotated[list[TurnShape], Field(max_length=MAX_TURNS)]
-    version: Annotated[int, Field(ge=1, le=2**31)] | None = None  # of what these turns replace
+    version: Annotated[int, Field(ge=1, lt=2**31)] | None = None  # of what these turns replace
+
+
+BODY = {"required": True, "content": {"application/json": {"schema": SaveShape.model_json_schema()}}}
+
+
+def _parsed(body: bytes) -> SaveShape:
+    try:
+        return SaveShape.model_validate(tree_of(body))
+    except ValidationError as error:
+        raise wrong(error) from None
 
 
 def key_of(
@@ -116,11 +134,13 @@ def history_router(store: Store | None, forgotten: Callable[[Request, str], None
 def _add_keeping(router: APIRouter, on: Callable[[], Store]) -> None:
     On = Annotated[Store, Depends(on)]
 
-    @router.put("/history/{session}")
-    def save(kept: On, key: Key, session: Session, body: Annotated[SaveShape, Body()]) -> JSONResponse:
+    @router.put("/history/{session}", openapi_extra={"requestBody": BODY})
+    async def save(request: Request, kept: On, key: Key, session: Session) -> JSONResponse:
         """Opt in to keep this conversation, and save it."""
-        turns = [SavedTurn(turn.role, turn.content, turn.t) for turn in body.turns]
-        return JSONResponse(_shown(kept.save(key, session, turns, body.version)))
+        body = await read_body(request, MAX_BODY_BYTES, MAX_BODY_S)
+        wanted = await run_in_threadpool(_parsed, body)
+        turns = [SavedTurn(turn.role, turn.content, turn.t) for turn in wanted.turns]
+        return JSONResponse(_shown(await run_in_threadpool(kept.save, key, session, turns, wanted.version)))
 
     @router.get("/history")
     def conversations(kept: On, key: Key) -> JSONResponse:

@@ -108,7 +108,9 @@ class StoredSessions:
             return session  # so has the one in memory
         known.turns, known.use = session.turns, known.use or session.use
         heard = session.opened and Heard(session.opened.digest, known.state)
-        return OpenSession(**{each.name: getattr(known, each.name) for each in fields(Session)}, origin=session.origin, opened=heard)
+        return OpenSession(
+            **{each.name: getattr(known, each.name) for each in fields(Session)}, origin=session.origin, opened=heard
+        )
 
     def _replaced(self, found: Found, session: Session) -> bool:
         now = self._now()
