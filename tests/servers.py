@@ -9,7 +9,7 @@ from typing import Any
 
 import uvicorn
 
-from warmline.commands.serve import server_settings
+from warmline.serve.listen import settings
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def serving(app: Any, **changes: Any) -> Iterator[str]:
     """A real uvicorn before `app`, in a thread; gives its URL. `changes`: of uvicorn's settings."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, **{**server_settings(), **changes}))
+        server = uvicorn.Server(uvicorn.Config(app, **{**settings(), **changes}))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         ends = time.monotonic() + 30

@@ -2,53 +2,63 @@
 
 import ipaddress
 import os
+import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from warmline.commands.shared import (
-    Country,
-    SafetyFile,
-    audit_folder,
-    companion,
-    country_here,
-    errors,
-    run_dir,
-)
+from warmline.commands.shared import Country, SafetyFile, audit_folder, companion, country_here, errors, run_dir
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from warmline.config import SafetySettings
+    from warmline.engine.engine import Engine
+    from warmline.safety.head import RiskHead
     from warmline.serve.models import Model
 
 EngineKind = Literal["local", "scripted", "remote"]
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(
     run_or_model: Annotated[
-        str | None, typer.Argument(metavar="[RUN|MODEL]", help="A run, a model folder, a hub id.")
+        str | None, typer.Argument(metavar="[RUN|MODEL]", help="A run (name or folder), a model folder or a hub id.")
     ] = None,
-    engine: Annotated[EngineKind, typer.Option(help="scripted needs no RUN; remote needs --url.")] = "local",
+    engine: Annotated[
+        EngineKind, typer.Option(help="scripted: seeded logits without a model; remote: the server at --url.")
+    ] = "local",
     url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server that holds MODEL.")] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; any but this machine's own needs --api-keys.")
+        str, typer.Option(help="Address to listen at; one that other machines reach needs --api-keys.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     api_keys: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Who may talk: lines of `warmline serve-key`.")
+        Path | None, typer.Option(metavar="FILE", help="Who may talk: lines that `warmline serve-key` makes.")
     ] = None,
     safety_file: SafetyFile = None,
     country: Country = None,
     audit: Annotated[bool, typer.Option(help="Keep daily counts without any words.")] = True,
     show_readings: Annotated[
-        bool, typer.Option("--show-readings/--hide-readings", help="What the heads read, in answers.")
+        bool, typer.Option("--show-readings/--hide-readings", help="What the heads read, in each answer.")
     ] = True,
     show_reasons: Annotated[
-        bool, typer.Option(help="Which rules gave a level, in answers: for operators only.")
+        bool, typer.Option(help="Which rules gave a level, in each answer: not for users.")
     ] = False,
-    max_running: Annotated[int, typer.Option(min=1, help="Replies written at once.")] = 4,
-    max_waiting: Annotated[int, typer.Option(min=0, help="Replies that wait; one more gets 429.")] = 64,
+    max_running: Annotated[int, typer.Option(min=1, help="Replies written at once.")] = 64,
+    max_waiting: Annotated[int, typer.Option(min=0, help="Requests that wait for a place; one more gets 429.")] = 64,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A host name that is answered to as well; repeatable.")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="A web page's origin that may call the API; repeatable.")
+    ] = None,
 ) -> None:
-    """Serve the companion over HTTP: OpenAI's chat API, a web page, and help that works without a model.
+    """Serve the companion over HTTP: OpenAI's chat API, a web page, and helplines that need no model.
+
+    A request cannot lower safety. Nothing that anyone says is logged. See docs/serving.md.
 
     Example: warmline serve tiny
     """
@@ -57,22 +67,42 @@ def serve(
         from warmline.serve.keys import read_keys
         from warmline.serve.models import Options
 
-        if not _is_loopback(host) and api_keys is None:
-            raise ValueError(f"--host {host} can be reached from other machines: give --api-keys FILE")
-        keys = None if api_keys is None else read_keys(api_keys)
+        if not is_loopback(host) and api_keys is None:
+            raise ValueError(
+                f"--host {host} can be reached from other machines: give --api-keys FILE (`warmline serve-key NAME`)"
+            )
         options = Options(
-            keys=keys,
+            keys=None if api_keys is None else read_keys(api_keys),
             show_readings=show_readings,
             show_reasons=show_reasons,
             max_running=max_running,
             max_waiting=max_waiting,
+            cors_origins=tuple(cors_origin or ()),
+            hosts=(*LOOPBACK, *(allow_host or ())) if is_loopback(host) else None,
         )
-        folder = audit_folder() if audit else None
-        models = _models(run_or_model, engine, url, safety_file, country, folder)
-        _run(create_app(models, options), host, port)
+        models = served_models(run_or_model, engine, url, safety_file, country, audit_folder() if audit else None)
+        _listen(create_app(models, options), host, port, models)
 
 
-def _is_loopback(host: str) -> bool:
+def serve_key(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is: letters, digits, dot, dash, _.")],
+) -> None:
+    """Make an API key: the key on standard error, once; on standard output the line for the --api-keys file.
+
+    Only the key's SHA-256 is in that line. Whoever has lost a key gets another.
+
+    Example: warmline serve-key alice >> keys.txt
+    """
+    with errors():
+        from warmline.serve.keys import line_of, new_key
+
+        key = new_key()
+        typer.echo(line_of(name, key))
+        typer.echo(f"warmline: the key of {name}, shown this once: {key}", err=True)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     if host == "localhost":
         return True
     try:
@@ -81,72 +111,91 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _models(
+class Opened(NamedTuple):
+    engine: "Engine"
+    system_prompt: str | None
+    safety: "SafetySettings"
+    risk_head: "RiskHead | None"
+    about: Mapping[str, object]
+
+
+def served_models(
     name: str | None,
     kind: EngineKind,
     url: str | None,
     safety_file: str | None,
     country: str | None,
-    folder: Path | None,
+    audit: Path | None,
 ) -> "dict[str, Model]":
-    from warmline.config import SafetySettings, load_safety
+    """What is served, by the name that clients say. Raises ValueError for what cannot be opened."""
+    from warmline.config import load_safety
     from warmline.engine.engine import Sampling
     from warmline.serve.models import Model
 
     own = None if safety_file is None else load_safety(safety_file)
-    if kind == "scripted":
-        from warmline.engine.scripted import ScriptedEngine
-
-        opened = {name or "scripted": (ScriptedEngine(), None, SafetySettings(), None)}
-    elif name is None:
-        raise ValueError("name a run or a model, or give --engine scripted")
-    elif kind == "remote":
-        from warmline.engine.remote import RemoteEngine
-
-        if url is None:
-            raise ValueError("--engine remote needs --url")
-        remote = RemoteEngine(url, name, api_key=os.environ.get("OPENAI_API_KEY"))
-        opened = {name: (remote, None, SafetySettings(), None)}
-    else:
-        opened = _local(name)
+    openers = {"scripted": _scripted, "remote": _remote, "local": _local}
     models = {}
-    for each, (engine, prompt, safety, risk_head) in opened.items():
-        chosen = safety if own is None else own
-        here = country or chosen.country or country_here()
-        models[each] = Model(each, companion(engine, prompt, Sampling(), here, chosen, risk_head, folder))
+    for each, opened in openers[kind](name, url).items():
+        safety = opened.safety if own is None else own
+        here = country or safety.country or country_here()
+        setting = companion(opened.engine, opened.system_prompt, Sampling(), here, safety, opened.risk_head, audit)
+        models[each] = Model(each, setting, opened.about)
     return models
 
 
-def _local(name: str):
+def _scripted(name: str | None, _: str | None) -> dict[str, Opened]:
+    from warmline.config import SafetySettings
+    from warmline.engine.scripted import ScriptedEngine
+
+    return {name or "scripted": Opened(ScriptedEngine(), None, SafetySettings(), None, {"engine": "scripted"})}
+
+
+def _remote(name: str | None, url: str | None) -> dict[str, Opened]:
+    from warmline.config import SafetySettings
+    from warmline.engine.remote import RemoteEngine
+
+    if url is None or name is None:
+        raise ValueError("--engine remote needs a MODEL and --url")
+    engine = RemoteEngine(url, name, api_key=os.environ.get("OPENAI_API_KEY"))
+    return {name: Opened(engine, None, SafetySettings(), None, {"engine": "remote"})}
+
+
+def _local(name: str | None, url: str | None) -> dict[str, Opened]:
+    """Every finished stage of a run as NAME:STAGE, and NAME for the latest; of a model its one."""
+    if url is not None:
+        return _remote(name, url)
+    if name is None:
+        raise ValueError("name a run or a model, or give --engine scripted")
     from warmline.pipeline import finished_stages, open_engine, open_run
 
     run = run_dir(name)
-    if not (run.path / "recipe.yaml").is_file():
-        opened = open_engine(name, run, None)
-        return {name: (opened.engine, opened.system_prompt, opened.safety, opened.risk_head)}
-    loaded = open_run(run)
-    label = Path(name).name
-    found = {}
-    for stage in finished_stages(run):
+    is_run = (run.path / "recipe.yaml").is_file()
+    loaded = open_run(run) if is_run else None
+    lock = threading.Lock()
+    found: dict[str, Opened] = {}
+    for stage in finished_stages(run) if is_run else (None,):
         opened = open_engine(name, run, stage, loaded)
-        found[f"{label}:{stage}"] = (opened.engine, opened.system_prompt, opened.safety, opened.risk_head)
-    return {label: [*found.values()][-1], **found}
+        engine = _shared(opened.engine, lock)
+        about = {"engine": "local", "stage": stage or "base"}
+        found[stage or ""] = Opened(engine, opened.system_prompt, opened.safety, opened.risk_head, about)
+    label = run.path.name if is_run else name
+    staged = {f"{label}:{stage}": opened for stage, opened in found.items() if stage}
+    return {label: [*found.values()][-1], **staged}
 
 
-def _run(app, host: str, port: int) -> None:
+def _shared(engine: "Engine", lock: threading.Lock) -> "Engine":
+    """An engine that many threads may ask: all stages share one model, which decodes for one at a time."""
+    from warmline.engine.wrapped import OneAtATime
+
+    return OneAtATime(engine, lock)
+
+
+def _listen(app: "FastAPI", host: str, port: int, models: "Mapping[str, Model]") -> None:
     import uvicorn
 
-    uvicorn.run(app, host=host, port=port, **server_settings())
+    from warmline.serve.listen import no_core_dumps, settings
 
-
-def server_settings() -> dict[str, Any]:
-    """What uvicorn is told wherever warmline is served: no access log, because a path may quote what somebody typed."""
-    return {
-        "access_log": False,
-        "log_level": "warning",
-        "server_header": False,
-        "http": "h11",
-        "ws": "none",
-        "lifespan": "off",
-        "timeout_keep_alive": 10,  # seconds
-    }
+    no_core_dumps()
+    where = f"[{host}]" if ":" in host else host
+    typer.echo(f"warmline: {', '.join(models)} at http://{where}:{port} (Ctrl-C to stop)", err=True)
+    uvicorn.run(app, host=host, port=port, **settings())

@@ -95,6 +95,10 @@ class LocalEngine:
             total = lm(before_answer @ self._model.lm_weight_VD.T, labels).total
         return Scores(-float(total), len(answer), readings)
 
+    def count(self, messages: Sequence[Message], reply: str) -> tuple[int, int]:
+        """Tokens of the rendered conversation and of the reply."""
+        return len(self._ids(self._render(messages, add_generation_prompt=True))), len(self._ids(reply))
+
     def score_batch(self, items: Sequence[tuple[Sequence[Message], str]]) -> list[Scores]:
         """Many scores from few passes: rows of like length together, the turns of one conversation in one row.
 

@@ -1,341 +1,273 @@
-"""One request's turn: the conversation is read again, the companion answers in a thread, and pieces go out as they come."""
+"""POST /v1/chat/completions: who is let in, the turn in a thread of its own, and its pieces as they come."""
 
 import asyncio
-import math
+import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from typing import Any
 
-from warmline.data.style import styled_prompt
-from warmline.dialogue.companion import Answer, Session, Setting, help_now, respond, told
-from warmline.engine.engine import Capability, Chunk, CountsTokens, Engine, GenerateRequest, Message, Reading, Scores
-from warmline.safety.disclosure import Disclosure, Use, due
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from warmline.engine.wrapped import Gone
 from warmline.safety.levels import Level
-from warmline.safety.policy import POLICY_VERSION
-from warmline.safety.release import Released, text_of
-from warmline.safety.resources.card import Card
+from warmline.serve.keys import owner_of
+from warmline.serve.limits import Places, read_body
+from warmline.serve.metrics import Metrics
 from warmline.serve.models import Model, Options
 from warmline.serve.sessions import Sessions
-from warmline.serve.wire import FENCE, Asked, ChatRequest
+from warmline.serve.turns import Began, Closed, Ended, Event, Piece, Work, broken_off, events_of, level_now, prepare
+from warmline.serve.wire import (
+    DONE,
+    FENCE,
+    KEEP_ALIVE,
+    ApiError,
+    Asked,
+    ChatRequest,
+    asked,
+    chunk_of,
+    completion_of,
+    delta_of,
+    parse,
+    sse,
+    usage_of,
+)
 
-NUM_LABELS = 5  # of a head that are told
-
-
-class Gone(BaseException):
-    """Nobody waits for the reply any more. No Exception: nothing may take it for an engine's failure and go on."""
-
-
-class Began(NamedTuple):
-    """The turn was read: its level, and the card that belongs to it."""
-
-    level: Level
-    card: Card | None
-
-
-class Piece(NamedTuple):
-    index: int  # of the reply
-    released: Released
-
-
-class Ended(NamedTuple):
-    index: int
-    answer: Answer
-    finish_reason: str
-
-
-class Closed(NamedTuple):
-    """The last of a turn: what stands in the field `warmline`, and what is billed elsewhere."""
-
-    warmline: dict[str, Any]
-    prompt_tokens: int
-    completion_tokens: int
-
-
-Event = Began | Piece | Ended | Closed
+logger = logging.getLogger("warmline.serve")
+KEEP_ALIVE_S = 10.0  # of silence in a stream
+LONG = 100  # turns: to read more than these again is a long piece of work
 
 
 @dataclass
-class Work:
-    """What one request needs to be answered."""
+class Serving:
+    """What all requests share."""
 
-    model: Model
-    setting: Setting  # the model's, with what the request may change
-    session: Session
-    asked: Asked
-    notes: tuple[str, ...]
-    num_replies: int
-    max_tokens: int | None
+    models: dict[str, Model]
     options: Options
-    keep: Callable[[Session], None]
-    is_known: bool  # whether the client named the conversation
+    sessions: Sessions
+    places: Places
+    metrics: Metrics
+    readers: Executor = field(default_factory=lambda: ThreadPoolExecutor(8, "reader"))
+    long_readers: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "long-reader"))
 
 
-def prepare(
-    model: Model,
-    request: ChatRequest,
-    asked: Asked,
-    notes: Sequence[str],
-    sessions: Sessions,
-    key: str | None,
-    options: Options,
-) -> Work:
-    """Read the conversation again. Takes milliseconds for each turn that is not known yet: for a thread."""
-    setting = setting_of(model.setting, request, asked)
-    session = sessions.open(key, setting, asked.earlier)
-    if key is None and asked.earlier:  # nobody knows since when; the notice of the start was due before
-        now = time.time()
-        session.use = Use(now, now, now, 0.0, night_break_shown=False)
-    asked_tokens = request.max_completion_tokens or request.max_tokens
-    return Work(
-        model,
-        setting,
-        session,
-        asked,
-        (*notes, *asked.notes),
-        min(request.n or 1, options.max_n),
-        asked_tokens,
-        options,
-        lambda each: sessions.keep(key, each),
-        key is not None,
-    )
-
-
-def setting_of(setting: Setting, request: ChatRequest, asked: Asked) -> Setting:
-    """The model's setting with what a request may change: sampling, style, and words behind the operator's prompt."""
-    sampling = setting.sampling
-    changes: dict[str, Any] = {"seed": sampling.seed if request.seed is None else request.seed}
-    if request.temperature is not None:
-        changes["temperature"] = request.temperature
-    if request.top_p is not None:
-        changes["top_p"] = max(request.top_p, 1e-6)  # 0 is the likeliest token alone, as OpenAI reads it
-    limit = request.max_completion_tokens or request.max_tokens
-    if limit is not None:
-        changes["max_new_tokens"] = min(limit, max(sampling.max_new_tokens, 1024))
-    if request.stop is not None:
-        stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
-        changes["stop"] = tuple(each for each in stop if each)
-    prompt = "\n\n".join(part for part in (setting.system_prompt, asked.system) if part) or None
-    wishes = request.warmline
-    if wishes is not None and wishes.style is not None:
-        prompt = styled_prompt(prompt, wishes.style)
-    country = wishes.country.upper() if wishes is not None and wishes.country else setting.country
-    return replace(setting, sampling=replace(sampling, **changes), system_prompt=prompt, country=country)
-
-
-def turn(work: Work, gone: threading.Event) -> Generator[Event, None, None]:
-    """The events of a turn. The session is kept however it ends, an early end by the client's leaving included."""
-    before = replace_turns(work.session)
-    setting = replace(work.setting, engine=Leaving(work.setting.engine, gone))
-    answers: list[Answer] = []
-    completion = 0
+async def chat_completions(request: Request) -> Response:
+    """Answer a conversation, in one piece or as a stream."""
+    serving: Serving = request.app.state.serving
+    options = serving.options
+    owner = owner_of(request, options.keys)
+    wanted, notes = parse(await read_body(request, options.max_body_bytes, options.max_body_s))
+    model = serving.models.get(wanted.model)
+    if model is None:
+        raise ApiError(404, "There is no such model; GET /v1/models lists them.", param="model", code="model_not_found")
+    said = _checked(wanted, options)
+    watch = asyncio.ensure_future(_gone(request))
     try:
-        for index in range(work.num_replies):
-            session = work.session if index == 0 else replace_turns(before)
-            if index:
-                setting = replace(setting, audit=None, sampling=_next_draw(work, index))
-            answer = yield from _reply(work, setting, session, index)
-            answers.append(answer)
-            if answer.level >= Level.HIGH:
+        named = (wanted.warmline and wanted.warmline.session) or wanted.user
+        key = serving.sessions.key(owner, named) if named else None
+        readers = serving.long_readers if len(said.earlier) > LONG else serving.readers
+        loop = asyncio.get_running_loop()
+        work = await loop.run_in_executor(readers, prepare, model, wanted, said, notes, serving.sessions, key, options)
+        await _enter(serving, work, watch)
+    except BaseException:
+        watch.cancel()
+        raise
+    running = Running(serving, work, watch)
+    base = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": wanted.model}
+    renders_card = bool(wanted.warmline and wanted.warmline.renders_card)
+    if wanted.stream:
+        with_usage = bool(wanted.stream_options and wanted.stream_options.include_usage)
+        return Stream(running, streamed(running, base, renders_card=renders_card, with_usage=with_usage))
+    return JSONResponse(await whole(running, base, renders_card=renders_card))
+
+
+def _checked(wanted: ChatRequest, options: Options) -> Asked:
+    if len(wanted.messages) > options.max_turns:
+        raise ApiError(400, f"messages: more than {options.max_turns}.", param="messages", code="too_many_messages")
+    if (wanted.n or 1) > options.max_n:
+        raise ApiError(400, f"n: more than {options.max_n}.", param="n", code="less_than_equal")
+    return asked(wanted)
+
+
+async def _enter(serving: Serving, work: Work, watch: "asyncio.Future[None]") -> None:
+    """Take a place, or wait for one for as long as the client does. Who may be in danger neither waits nor is refused."""
+    places, loop = serving.places, asyncio.get_running_loop()
+    urgent = places.is_full and await loop.run_in_executor(serving.readers, level_now, work) >= Level.HIGH
+    entering = asyncio.ensure_future(places.enter(urgent=urgent))
+    await asyncio.wait({entering, watch}, return_when=asyncio.FIRST_COMPLETED)
+    if not entering.done():
+        entering.cancel()
+        with suppress(asyncio.CancelledError, ApiError):
+            await entering
+            places.leave()
+        raise ClientDisconnect
+    entering.result()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class Running:
+    """A turn that is written in a thread of its own; `events` gives what it says, on the event loop."""
+
+    def __init__(self, serving: Serving, work: Work, watch: "asyncio.Future[None]") -> None:
+        self._serving, self._work, self._watch = serving, work, watch
+        self._gone = threading.Event()  # tells the engine
+        self.is_left = False  # by the client
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        watch.add_done_callback(lambda _: self._has_left())
+        threading.Thread(target=self._run, name="reply", daemon=True).start()
+
+    def leave(self) -> None:
+        """Nobody waits any more: the engine is told, and the place is free as soon as it has listened."""
+        self._has_left()
+        self._watch.cancel()
+
+    def _has_left(self) -> None:
+        self.is_left = True
+        self._gone.set()
+
+    async def events(self) -> AsyncGenerator[Event | None, None]:
+        """All events of the turn, the last one included whatever breaks; None after a while of silence."""
+        began = self._loop.time()
+        ends = began + self._serving.options.max_reply_s
+        metrics, has_begun, has_spoken = self._serving.metrics, False, False
+        while True:
+            try:
+                wait = min(KEEP_ALIVE_S, ends - self._loop.time())
+                event = await asyncio.wait_for(self._queue.get(), wait)
+            except TimeoutError:
+                if self._loop.time() < ends:
+                    yield None
+                    continue
+                self._gone.set()
+                event = None
+            if event is None:
                 break
-    finally:
-        work.keep(work.session)
-    prompt, counts, is_estimate = count(work, [answer.reply for answer in answers])
-    completion = sum(counts)
-    yield Closed(_object(work, answers, is_estimate), prompt, completion)
+            if isinstance(event, Piece) and not has_spoken:
+                metrics.first_text.observe(self._loop.time() - began)
+            has_begun |= isinstance(event, Began)
+            has_spoken |= isinstance(event, Piece)
+            if isinstance(event, Ended):
+                metrics.replies.labels(event.level.label, event.source).inc()
+            yield event
+            if isinstance(event, Closed):
+                metrics.reply.observe(self._loop.time() - began)
+                return
+        for event in broken_off(self._work, has_begun=has_begun, has_spoken=has_spoken):
+            if isinstance(event, Ended):
+                metrics.replies.labels(event.level.label, event.source).inc()
+            yield event
 
-
-def replace_turns(session: Session) -> Session:
-    """The same session with a list of turns of its own."""
-    return replace(session, turns=[*session.turns])
-
-
-def _next_draw(work: Work, index: int):
-    sampling = work.setting.sampling
-    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + 10_007 * index)
-
-
-def _reply(work: Work, setting: Setting, session: Session, index: int) -> Generator[Event, None, Answer]:
-    answer: Answer | None = None
-    began = index > 0
-    for each in respond(setting, session, work.asked.text):
-        if not began:
-            began = True
-            yield Began(session.state.floor, _first_card(setting, session, each))
-        if isinstance(each, Answer):
-            answer = each
-        else:
-            yield Piece(index, each)
-    assert answer is not None
-    yield Ended(index, answer, _finish_reason(work, answer))
-    return answer
-
-
-def _first_card(setting: Setting, session: Session, first: Released | Answer) -> Card | None:
-    """The card that is new with this turn, or the one that stays pinned."""
-    if isinstance(first, Card):
-        return first
-    return help_now(setting, session) if session.state.floor >= Level.HIGH else None
-
-
-def _finish_reason(work: Work, answer: Answer) -> str:
-    if work.max_tokens is None or answer.level >= Level.HIGH or answer.reply_source == "notice":
-        return "stop"
-    return "length" if count(work, [answer.reply])[1][0] >= work.max_tokens else "stop"
-
-
-def count(work: Work, replies: Sequence[str]) -> tuple[int, list[int], bool]:
-    """Tokens of the prompt and of each reply, and whether they are an estimate."""
-    engine = work.model.setting.engine
-    messages = [Message("system", work.setting.system_prompt or ""), *map(Message._make, work.asked.earlier)]
-    messages = [*messages, Message("user", work.asked.text)]
-    if isinstance(engine, CountsTokens):
-        with suppress(Exception):
-            counted = [engine.count(messages, reply) for reply in replies]
-            return counted[0][0], [each for _, each in counted], False
-    prompt = sum(_estimate(message.content) for message in messages)
-    return prompt, [_estimate(reply) for reply in replies], True
-
-
-def _estimate(text: str) -> int:
-    return math.ceil(len(text.encode("utf-8", "replace")) / 4)
-
-
-def _object(work: Work, answers: Sequence[Answer], is_estimate: bool) -> dict[str, Any]:
-    """The field `warmline` of an answer."""
-    first = answers[0]
-    level = max(answer.level for answer in answers)
-    notes = [*work.notes, *(note for answer in answers for note in answer.notes)]
-    notes += ["usage is an estimate"] if is_estimate else []
-    notes += ["n is ignored"] if len(answers) < work.num_replies else []
-    told_now = _disclosure(work.session)
-    found: dict[str, Any] = {
-        "level": level.label,
-        "domains": sorted(first.domains),
-        "reply_source": first.reply_source,
-        "card": None if first.card is None else first.card.as_json(),
-        "readings": readings_of(first.readings if work.options.show_readings else ()),
-        "disclosure": told_now,
-        "notes": list(dict.fromkeys(notes)),
-        "degraded": sorted(frozenset().union(*(answer.degraded for answer in answers))),
-        "policy_version": POLICY_VERSION,
-        "directory_version": work.setting.directory.version,
-    }
-    if work.options.show_reasons:
-        found["reasons"] = [{"rule": each.rule, "text": each.text} for each in first.reasons]
-    return found
-
-
-def _disclosure(session: Session) -> dict[str, Any]:
-    now = time.time()
-    use = session.use or Use(now, None, now, 0.0, night_break_shown=False)
-    found: Disclosure = due(use, now, session.state.floor, session.minor)
-    texts = told(session, now)
-    return {"ai_notice_due": found.ai_notice_due, "break_due": found.break_due, "texts": [*texts]}
-
-
-def readings_of(readings: Sequence[Reading]) -> dict[str, Any]:
-    """What the heads read, the likeliest labels first."""
-    found: dict[str, Any] = {"emotion": [], "strategy": [], "risk": [], "affect": {}}
-    for reading in readings:
-        if reading.head == "affect":
-            found["affect"] = {
-                label: round(value, 4) for label, value in zip(reading.labels, reading.values, strict=True)
-            }
-        else:
-            found[reading.head] = [{"label": name, "p": round(p, 4)} for name, p in reading.top(NUM_LABELS)]
-    return found
-
-
-class Leaving:
-    """An engine that stops as soon as nobody waits: between two pieces, by raising `Gone`."""
-
-    def __init__(self, engine: Engine, gone: threading.Event) -> None:
-        self._engine, self._gone = engine, gone
-
-    def generate(self, request: GenerateRequest) -> Iterator[Chunk]:
-        chunks = self._engine.generate(request)
+    def _run(self) -> None:
+        events = events_of(self._work, self._gone)
         try:
-            for chunk in chunks:
-                if self._gone.is_set():
-                    raise Gone
-                yield chunk
+            for event in events:
+                self._call(self._queue.put_nowait, event)
+        except Gone:
+            pass
+        except BaseException as error:  # noqa: BLE001 - a trace on standard error could quote somebody
+            logger.error("a reply failed: %s", type(error).__name__)
         finally:
-            close = getattr(chunks, "close", None)
-            if close is not None:
-                close()
+            self._call(self._queue.put_nowait, None)
+            self._call(self._serving.places.leave)
 
-    def score(self, messages: Sequence[Message], reply: str) -> Scores:
-        return self._engine.score(messages, reply)
-
-    def capabilities(self) -> frozenset[Capability]:
-        return self._engine.capabilities()
+    def _call(self, what: Callable[..., object], *values: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the server has stopped
+            self._loop.call_soon_threadsafe(what, *values)
 
 
 class Wording:
-    """The text of one reply, piece by piece. Each piece passes `text_of`: nothing else has a way out."""
+    """The text of one reply, piece by piece, as its client reads it."""
 
     def __init__(self, *, renders_card: bool) -> None:
         self._renders_card = renders_card
         self.text = ""
 
-    def add(self, piece: Released) -> str:
+    def add(self, piece: Piece) -> str:
         """What a piece adds to the text; nothing for a card that the client draws itself."""
-        if isinstance(piece, Card) and self._renders_card:
-            return ""
-        said = text_of(piece)
-        if isinstance(piece, Card):
-            more = ("\n\n" if self.text else "") + f"{said}{FENCE}\n\n"
+        if piece.is_card:
+            more = "" if self._renders_card else ("\n\n" if self.text else "") + f"{piece.text}{FENCE}\n\n"
         else:
-            more = said if not self.text or self.text[-1].isspace() else f" {said}"
+            more = piece.text if not self.text or self.text[-1].isspace() else f" {piece.text}"
         self.text += more
         return more
 
 
-class Running:
-    """A turn that is written in a thread of its own; events are taken from the event loop."""
+async def whole(running: Running, base: dict[str, Any], *, renders_card: bool) -> dict[str, Any]:
+    """The answer in one piece."""
+    wordings: dict[int, Wording] = {}
+    reasons: dict[int, str] = {}
+    more: dict[str, Any] = {}
+    try:
+        async for event in running.events():
+            if isinstance(event, Piece):
+                wordings.setdefault(event.index, Wording(renders_card=renders_card)).add(event)
+            elif isinstance(event, Ended):
+                reasons[event.index] = event.finish_reason
+            elif isinstance(event, Closed):
+                usage = usage_of(event.prompt_tokens, event.completion_tokens)
+                more = {"usage": usage, "warmline": event.warmline}
+    finally:
+        running.leave()
+    texts = [(wordings[index].text, reason) for index, reason in sorted(reasons.items())]
+    return completion_of(base, texts, **more)
 
-    def __init__(self, work: Work, on_end: Callable[[], None]) -> None:
-        self.work = work
-        self.gone = threading.Event()
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._on_end = on_end
-        threading.Thread(target=self._run, name="reply", daemon=True).start()
 
-    async def next(self) -> Event | None:
-        """The next event; None after the last, and where the turn broke off."""
-        return await self._events.get()
+async def streamed(
+    running: Running, base: dict[str, Any], *, renders_card: bool, with_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    """The answer as server-sent events: level and card, the words, why each reply ended, and the rest."""
+    wordings: dict[int, Wording] = {}
+    level = Level.NONE
+    async for event in running.events():
+        if event is None:
+            yield KEEP_ALIVE
+        elif isinstance(event, Began):
+            level = event.level
+            yield sse(chunk_of(base, [], warmline={"level": level.label, "card": event.card}))
+        elif isinstance(event, Piece):
+            wording = wordings.setdefault(event.index, Wording(renders_card=renders_card))
+            role = {} if wording.text else {"role": "assistant"}
+            more = wording.add(event)
+            if more:
+                yield sse(chunk_of(base, [delta_of(event.index, {**role, "content": more})]))
+        elif isinstance(event, Ended):
+            yield sse(chunk_of(base, [delta_of(event.index, {}, event.finish_reason)]))
+        else:
+            usage = {"usage": usage_of(event.prompt_tokens, event.completion_tokens)} if with_usage else {}
+            yield sse(chunk_of(base, [], warmline=event.warmline, **usage))
+            yield DONE
 
-    def _run(self) -> None:
-        events = turn(self.work, self.gone)
+
+class Stream(Response):
+    """A response whose client may leave at any time: then the turn is told, and nothing more is written."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, running: Running, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(headers={"X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._running, self._events = running, events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's
         try:
-            for event in events:
-                self._tell(event)
-                if self.gone.is_set():
-                    break
-        except Gone:
-            pass
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async with aclosing(self._events) as events:
+                async for event in events:
+                    if self._running.is_left:
+                        break
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            with suppress(Gone):
-                events.close()
-            self._tell(None)
-            with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._on_end)
-
-    def _tell(self, event: Event | None) -> None:
-        with suppress(RuntimeError):  # the loop is closed: the server has stopped
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-
-def level_now(work: Work) -> Level:
-    """The level that the newest turn would be answered at, by the detector alone; the session stays as it is."""
-    from warmline.safety.assess import look
-
-    session = work.session
-    said = [turn.content for turn in session.turns if turn.role == "user"]
-    question = session.turns[-1].content if session.turns and session.turns[-1].role == "assistant" else ""
-    _, seen = look(session.state, work.asked.text, work.setting.detector, said, question)
-    return max(session.state.floor, seen.level)
+            self._running.leave()

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from starlette.requests import Request
+
+from warmline.serve.wire import ApiError
+
 PREFIX = "wl-"
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64})\s+(?P<digest>[0-9a-f]{64})")
 
@@ -44,6 +48,14 @@ def new_key() -> str:
     return PREFIX + secrets.token_urlsafe(32)
 
 
+def line_of(name: str, key: str) -> str:
+    """The line of a file of keys. Raises KeysError for a name that it cannot hold."""
+    line = f"{name} {digest_of(key)}"
+    if _LINE.fullmatch(line) is None:
+        raise KeysError(f"{name!r}: expected up to 64 letters, digits, dots, dashes and underscores")
+    return line
+
+
 def read_keys(file: Path) -> Keys:
     """The keys of a file: a line for each, NAME and SHA-256; blank lines and # comments are skipped.
 
@@ -66,3 +78,19 @@ def read_keys(file: Path) -> Keys:
     if not found:
         raise KeysError(f"{file}: no key in it (`warmline serve-key NAME` makes a line)")
     return Keys(tuple(found.values()))
+
+
+def owner_of(request: Request, keys: Keys | None) -> str:
+    """Whose request it is, by its API key; empty where none is asked for. Raises ApiError 401."""
+    if keys is None:
+        return ""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    name = keys.name_of(given.strip()) if scheme.lower() == "bearer" else None
+    if name is None:
+        raise ApiError(
+            401,
+            "The API key is missing or wrong.",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    return name

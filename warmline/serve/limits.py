@@ -2,9 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from warmline.serve.wire import ApiError
 
@@ -41,18 +40,18 @@ class Places:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
         try:
-            await asyncio.wait_for(asyncio.shield(place), self._max_wait_s)
-        except TimeoutError:
-            if place.done():
-                return
-            raise self._too_many() from None
-        except asyncio.CancelledError:
-            if place.done():
+            async with asyncio.timeout(self._max_wait_s):
+                await place
+        except (TimeoutError, asyncio.CancelledError) as ended:
+            got_it = place.done() and not place.cancelled()
+            if isinstance(ended, TimeoutError):
+                if got_it:
+                    return
+                raise self._too_many() from None
+            if got_it:
                 self.leave()
             raise
         finally:
-            if not place.done():
-                place.cancel()
             if place in self._waiting:
                 self._waiting.remove(place)
 
@@ -99,20 +98,3 @@ async def read_body(request: Request, max_bytes: int, max_s: float) -> bytes:
 def _too_large(max_bytes: int) -> ApiError:
     message = f"The body is larger than {max_bytes} bytes."
     return ApiError(413, message, code="body_too_large", headers={"Connection": "close"})
-
-
-async def unless_gone(request: Request, work: "asyncio.Future[object]", on_gone: Callable[[], None]) -> None:
-    """Wait for `work`; if the client goes away first, call `on_gone` and raise ClientDisconnect."""
-    watch = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({watch, work}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            on_gone()
-            raise ClientDisconnect
-    finally:
-        watch.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -33,3 +33,4 @@ class Options:
     max_n: int = 8  # replies to one request
     max_sessions: int = 10_000  # conversations whose risk is kept in memory
     cors_origins: tuple[str, ...] = ()  # web pages of other hosts that may call the API
+    hosts: tuple[str, ...] | None = None  # host names that are answered to; None: any

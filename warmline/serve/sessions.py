@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from warmline.dialogue.session import Session, Setting, resume
 from warmline.safety.levels import Level
@@ -23,12 +23,20 @@ ACTIONS: Mapping[Action, Callable[[RiskState], RiskState]] = {
 }
 
 
+class Heard(NamedTuple):
+    """A state, and a digest of the user turns that it has heard."""
+
+    digest: bytes
+    state: RiskState
+
+
 @dataclass(frozen=True)
 class Kept:
-    """A conversation between two requests: its session without turns, and a digest of what its user has said."""
+    """A conversation between two requests."""
 
-    session: Session
-    digest: bytes  # of the user turns that the state has heard
+    session: Session  # without turns
+    now: Heard
+    before: Heard  # the last turn, which a client may ask to be answered anew
     expires: float  # on the monotonic clock
 
 
@@ -37,6 +45,7 @@ class OpenSession(Session):
     """A session of a request, which knows what was kept when it was opened."""
 
     origin: Kept | None = None
+    opened: Heard | None = None
 
 
 class Sessions:
@@ -44,10 +53,13 @@ class Sessions:
 
     def __init__(self, max_kept: int = 10_000) -> None:
         self._max_kept = max_kept
-        self._secret = secrets.token_bytes(32)  # of this process: digests say nothing outside it
+        self._secret = secrets.token_bytes(32)  # of this process: what is made with it says nothing outside
         self._lock = threading.Lock()
-        self._calm: OrderedDict[str, Kept] = OrderedDict()
+        self._calm: OrderedDict[str, Kept] = OrderedDict()  # the one that was used last stands last
         self._risky: OrderedDict[str, Kept] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._calm) + len(self._risky)
 
     def key(self, owner: str, session: str) -> str:
         """The name under which a client's conversation is kept: nothing of what the client said can be read from it."""
@@ -56,49 +68,54 @@ class Sessions:
 
     def open(
         self, key: str | None, setting: Setting, turns: Sequence[Turn], times: Sequence[float | None] = ()
-    ) -> Session:
-        """The session of a request that brings its earlier turns: the higher of what is kept and what they show.
+    ) -> OpenSession:
+        """The session of a request that brings its earlier turns; without a key, what they show.
 
-        What is kept has heard the same turns when they came, so that they are not read again.
+        Where exactly these turns were heard as they came, what is kept goes on, with the time that has passed since.
+        Else they are read again, and what is kept and what they show are joined so that neither lowers the other.
         """
-        kept = self.kept(key)
+        kept = self._kept(key)
+        digest = self._digest(turns)
+        said = [turn for turn in turns if turn.role in ("user", "assistant")]
         if kept is None:
             session = resume(setting, turns, times)
-        elif kept.digest == self._digest(turns):
-            spoken = [turn for turn in turns if turn.role in ("user", "assistant")]
-            session = replace(kept.session, turns=spoken)
+        elif digest == kept.now.digest:
+            session = replace(kept.session, turns=said)
+        elif digest == kept.before.digest:  # the newest turn again: it was heard, and is heard a second time
+            session = replace(kept.session, turns=said, state=higher(kept.before.state, kept.now.state))
         else:
             session = merged(kept.session, resume(setting, turns, times))
-        return OpenSession(**vars(session), origin=kept)
+        return OpenSession(**vars(session), origin=kept, opened=Heard(digest, session.state))
 
     def keep(self, key: str | None, session: Session) -> None:
-        """Keep a session after its turn. If another request has kept one meanwhile, neither lowers the other."""
+        """Keep a session after its turn. What another request has kept meanwhile is not lowered."""
         if key is None:
             return
         bare = Session(**{each.name: getattr(session, each.name) for each in fields(Session)})
         bare.turns = []
-        digest = self._digest(session.turns)
+        now = Heard(self._digest(session.turns), bare.state)
         with self._lock:
-            before = self._drop(key)
-            if before is not None and before is not getattr(session, "origin", None):
-                bare = merged(before.session, bare)
-            home = self._risky if bare.state.floor > Level.NONE else self._calm
-            home[key] = Kept(bare, digest, time.monotonic() + FORGET_AFTER)
-            while len(self._calm) + len(self._risky) > self._max_kept:
+            found = self._drop(key)
+            if found is not None and found is not getattr(session, "origin", None):
+                bare = merged(found.session, bare)
+                now = Heard(now.digest, bare.state)
+            kept = Kept(bare, now, getattr(session, "opened", None) or now, time.monotonic() + FORGET_AFTER)
+            self._put(key, kept)
+            while len(self) > self._max_kept:
                 (self._calm or self._risky).popitem(last=False)
 
     def act(self, key: str, action: Action) -> Session | None:
         """Do what a button of the card asks for; the session as it is then, None where nothing is kept."""
         with self._lock:
-            home = self._risky if key in self._risky else self._calm
-            found = home.get(key)
+            found = self._drop(key)
             if found is None or found.expires <= time.monotonic():
                 return None
-            session = replace(found.session, state=ACTIONS[action](found.session.state))
-            home[key] = replace(found, session=session)
-            return session
+            state = ACTIONS[action](found.session.state)
+            now = Heard(found.now.digest, state)
+            self._put(key, replace(found, session=replace(found.session, state=state), now=now))
+            return replace(found.session, state=state)
 
-    def kept(self, key: str | None) -> Kept | None:
+    def _kept(self, key: str | None) -> Kept | None:
         if key is None:
             return None
         with self._lock:
@@ -108,10 +125,14 @@ class Sessions:
                 return None
             return found
 
+    def _put(self, key: str, kept: Kept) -> None:
+        (self._risky if kept.session.state.floor > Level.NONE else self._calm)[key] = kept
+
     def _drop(self, key: str) -> Kept | None:
         return self._calm.pop(key, None) or self._risky.pop(key, None)
 
     def _digest(self, turns: Sequence[Turn]) -> bytes:
+        """Of what the user said: nobody without the secret can tell what it was."""
         digest = hashlib.blake2b(key=self._secret, digest_size=32)
         for turn in turns:
             if turn.role == "user":
@@ -128,7 +149,7 @@ def merged(kept: Session, replayed: Session) -> Session:
         state=higher(kept.state, replayed.state),
         last_at=replayed.last_at,
         last_tick=kept.last_tick,
-        card_level=min(kept.card_level, max(kept.state.floor, replayed.state.floor)),
+        card_level=kept.card_level,  # shown is shown: a level above it brings the card anew
         minor="yes" if "yes" in minors else "no" if "no" in minors else "unknown",
         questions_asked=max(kept.questions_asked, replayed.questions_asked),
         use=kept.use,
@@ -136,10 +157,12 @@ def merged(kept: Session, replayed: Session) -> Session:
 
 
 def higher(one: RiskState, other: RiskState) -> RiskState:
-    """A state that neither of two lowers. Their clocks began at different times, so that spans are compared."""
+    """A state that is no lower than either of two. Their clocks began at different times, so that spans are compared."""
     base, rest = (one, other) if one.floor >= other.floor else (other, one)
-    equal = one.floor == other.floor
-    quiet = min(base.clock - base.last_signal, rest.clock - rest.last_signal if equal else base.clock)
+    is_even = one.floor == other.floor
+    quiet = base.clock - base.last_signal
+    if is_even:
+        quiet = min(quiet, rest.clock - rest.last_signal)
     delay = max(base.delayed_until - base.clock, rest.delayed_until - rest.clock, 0.0)
     turn = max(one.turn, other.turn)
     families: dict[str, int] = {}
@@ -149,8 +172,8 @@ def higher(one: RiskState, other: RiskState) -> RiskState:
     return replace(
         base,
         last_signal=base.clock - quiet,
-        calm_turns=min(one.calm_turns, other.calm_turns) if equal else base.calm_turns,
-        contact=one.contact and other.contact if equal else base.contact,
+        calm_turns=min(one.calm_turns, other.calm_turns) if is_even else base.calm_turns,
+        contact=one.contact and other.contact if is_even else base.contact,
         delayed_until=base.clock + delay if delay else 0.0,
         accum=max(one.accum, other.accum),
         families=tuple(sorted(families.items())),

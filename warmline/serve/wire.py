@@ -146,10 +146,24 @@ def _whole(value: Any) -> Any:
 
 
 def refusal(error: ValidationError) -> ApiError:
-    """The first thing that is wrong with a request, by the name of its parameter. No value is quoted."""
+    """The first thing that is wrong with a request, by the name of its parameter. Nothing of the request is quoted."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    param = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in first["loc"]).lstrip(".")
-    return ApiError(400, f"{param or 'The body'}: {first['msg']}.", param=param or None, code=first["type"])
+    param = ""
+    for each in first["loc"]:
+        if isinstance(each, int):
+            param += f"[{each}]"
+        elif each in _FIELDS:  # not the names of types, and not what a client has made up
+            param += f".{each}"
+    param = param.lstrip(".")
+    said = "Not what is expected" if first["type"] == "value_error" else first["msg"]
+    return ApiError(400, f"{param or 'The body'}: {said}.", param=param or None, code=first["type"])
+
+
+_FIELDS = frozenset(
+    name
+    for shape in (ChatRequest, ActionRequest, WireMessage, Part, StreamOptions, WarmlineOptions, StyleSettings)
+    for name in shape.model_fields
+)
 
 
 def asked(request: ChatRequest) -> Asked:
