@@ -58,10 +58,10 @@ class StoredSessions:
     def keep(self, key: str | None, session: Session) -> None:
         """Keep a session after its turn, here and in the store."""
         self._sessions.keep(key, session)
-        self.save(session)
+        self.heard(session)
 
-    def save(self, session: Session) -> None:
-        """Keep a session in the store, as soon as its turn was heard: a gateway may end before the reply does.
+    def heard(self, session: Session) -> None:
+        """Keep a session in the store as soon as its turn was heard: a gateway may end before the reply does.
 
         What another gateway has kept meanwhile is not lowered.
         """
