@@ -27,6 +27,7 @@ __all__ = ["Answer", "Session", "Setting", "help_now", "respond", "resume", "tol
 
 GROUPS = {"abuse_child": "child", "minor_signal": "child", "abuse_victim": "abuse", "eating": "eating"}
 SEEDS_A_TURN = 100  # between two turns, so that the draws of one are none of the next
+MIN_TOP_P = 0.5  # of a reply that is chosen from several
 NUM_JUDGED = 200  # of the newest turns that a reply is judged by: each judgement reads them all
 
 
@@ -175,6 +176,8 @@ def _speak(
     if plan.release != "whole":
         tally.attempt = yield from stream(engine, messages, plan, context, sampling, pieces, overtaken)
         return
+    # What a request asks for must neither cut such a reply short nor make all its candidates one and the same.
+    sampling = replace(sampling, stop=(), top_p=max(sampling.top_p, MIN_TOP_P))
     started = time.perf_counter()
     tally.attempt = climb(engine, messages, plan, context, sampling, _grammar(session, context), overtaken)
     spent = 1e3 * (time.perf_counter() - started)  # not of a stream: its reader's time would be in it

@@ -23,7 +23,7 @@ class Options:
     keys: Keys | None = None  # None: whoever reaches the port may talk
     show_readings: bool = True  # what the heads read, in each answer
     show_reasons: bool = False  # which rules gave the level: for operators, never for end users
-    max_running: int = 4  # replies written at once
+    max_running: int = 64  # replies written at once
     max_waiting: int = 64  # replies that wait for one of these places; one more is told to come back
     max_wait_s: float = 30.0  # for a place
     max_reply_s: float = 120.0  # from the place to the end of the reply

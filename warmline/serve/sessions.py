@@ -82,10 +82,16 @@ class Sessions:
         return hmac.new(self._secret, named, hashlib.sha256).hexdigest()
 
     def open(
-        self, key: str | None, setting: Setting, turns: Sequence[Turn], times: Sequence[float | None] = ()
+        self,
+        key: str | None,
+        setting: Setting,
+        turns: Sequence[Turn],
+        times: Sequence[float | None] = (),
+        text: str | None = None,
     ) -> OpenSession:
         """The session of a request that brings its earlier turns; without a key, what they show.
 
+        `text`: the newest turn, by which one that is to be answered anew is known.
         Where exactly these turns were heard as they came, what is kept goes on, with the time that has passed since.
         Else they are read again, and what is kept and what they show are joined so that neither lowers the other.
         """
@@ -96,7 +102,11 @@ class Sessions:
             session = resume(setting, turns, times)
         elif digest == kept.now.digest:
             session = replace(kept.session, turns=said)
-        elif digest == kept.before.digest:  # the newest turn again: it was heard, and is heard a second time
+        elif (
+            text is not None
+            and kept.before.digest == digest
+            and kept.now.digest == self._digest((*turns, Turn("user", text)))
+        ):  # the newest turn again: it was heard, and is heard a second time
             session = replace(kept.session, turns=said, state=higher(kept.before.state, kept.now.state))
         else:
             session = merged(kept.session, resume(setting, turns, times))

@@ -91,7 +91,7 @@ def prepare(
 ) -> Work:
     """Read the conversation again. Takes milliseconds for each turn that is not known yet: for a thread."""
     setting = setting_of(model.setting, request, asked)
-    session = sessions.open(key, setting, asked.earlier)
+    session = sessions.open(key, setting, asked.earlier, text=asked.text)
     if key is None and asked.earlier:  # nobody knows since when; the notice of the start was due before
         now = time.time()
         session.use = Use(now, now, now, 0.0, night_break_shown=False)
