@@ -16,11 +16,15 @@ from warmline.serve.keys import Key, Keys, digest_of, new_key
 from warmline.serve.models import Model, Options
 from warmline.serve.store.database import CONVERSATIONS
 from warmline.serve.store.history import Store
+from warmline.serve.store.sealed import client_key
 
 from .servers import serving
 from .stores import key_text
 
-KIND = "That sounds hard, and I'm glad you told me."
+KIND = (
+    "I hear how much pain you are carrying, and it sounds exhausting and lonely. You deserve to have someone with you in "
+    "this, a person you trust and someone trained to listen."
+)
 SAD = "I want to kill myself tonight."
 CALM = "The bus was late and it rained."
 
@@ -31,9 +35,11 @@ def app_of(store: Store | None, keys: Keys | None = None) -> Any:
 
 
 class Served(NamedTuple):
+    """Two gateways before one database."""
+
     client: httpx.Client
+    second: httpx.Client
     store: Store
-    url: str
 
 
 def keyed(key: str) -> dict[str, str]:
@@ -42,6 +48,11 @@ def keyed(key: str) -> dict[str, str]:
 
 def turns_of(*said: str) -> list[dict[str, Any]]:
     return [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(said)]
+
+
+def fresh_name() -> str:
+    """A conversation's: what gateways remember of one must not reach the next test."""
+    return key_text()[:12]
 
 
 def chat(client: httpx.Client, text: str, session: str, key: str | None, *earlier: str) -> dict[str, Any]:
@@ -61,16 +72,35 @@ def refusal(answer: httpx.Response, status: int) -> str:
     return error["message"]
 
 
-@pytest.fixture
-def served(address: str) -> Iterator[Served]:
-    store = Store(address)
-    with serving(app_of(store)) as url, httpx.Client(base_url=url, timeout=30) as client:
-        yield Served(client, store, url)
-    store.database.close()
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    if request.param == "sqlite":
+        address = str(tmp_path_factory.mktemp("store") / "history.db")
+    else:
+        address = request.getfixturevalue("database_server").new_database()
+    stores = [Store(address), Store(address)]
+    with (
+        serving(app_of(stores[0])) as url,
+        serving(app_of(stores[1])) as other,
+        httpx.Client(base_url=url, timeout=60) as client,
+        httpx.Client(base_url=other, timeout=60) as second,
+    ):
+        yield Served(client, second, stores[0])
+    for store in stores:
+        store.database.close()
+
+
+@pytest.fixture(scope="module")
+def without_a_store() -> Iterator[httpx.Client]:
+    with serving(app_of(None)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
 
 
 def test_opt_in_load_list_export_and_forget(served: Served) -> None:
-    key, turns = key_text(), [{"role": "user", "content": "hi ☕", "t": 12.0}, {"role": "assistant", "content": "hello"}]
+    key, turns = (
+        key_text(),
+        [{"role": "user", "content": "hi ☕", "t": 12.0}, {"role": "assistant", "content": "hello"}],
+    )
     client = served.client
     assert client.get("/v1/history", headers=keyed(key)).json() == {"object": "list", "data": []}
     saved = client.put("/v1/history/a%20b", json={"turns": turns, "risk": {"floor": 0}}, headers=keyed(key))
@@ -107,7 +137,9 @@ def test_opt_in_load_list_export_and_forget(served: Served) -> None:
         ("DELETE", "/v1/history"),
     ],
 )
-def test_without_a_key_or_a_store_nothing_is_said(served: Served, method: str, path: str) -> None:
+def test_without_a_key_or_a_store_nothing_is_said(
+    served: Served, without_a_store: httpx.Client, method: str, path: str
+) -> None:
     body = {"turns": []} if method == "PUT" else None
     assert "Warmline-Key is missing" in refusal(served.client.request(method, path, json=body), 401)
     for wrong in ("short", key_text() + "AA", "A" * 43, "ü" * 43):
@@ -116,9 +148,8 @@ def test_without_a_key_or_a_store_nothing_is_said(served: Served, method: str, p
         assert wrong not in said
     other = served.client.request(method, path, json=body, headers=keyed(key_text()))
     assert other.status_code in (200, 404)
-    with serving(app_of(None)) as url:
-        answer = httpx.request(method, url + path, json=body, headers=keyed(key_text()))
-        assert "History is off" in refusal(answer, 404)
+    off = without_a_store.request(method, path, json=body, headers=keyed(key_text()))
+    assert "History is off" in refusal(off, 404)
 
 
 @pytest.mark.parametrize(
@@ -189,8 +220,6 @@ def test_what_was_altered_is_said_and_does_not_hide_the_rest(served: Served) -> 
     key, client = key_text(), served.client
     for name in ("a", "b"):
         client.put(f"/v1/history/{name}", json=turns_body("one"), headers=keyed(key))
-    from warmline.serve.store.sealed import client_key
-
     here = CONVERSATIONS.c.id == client_key(key).id_of("a")
     served.store.database.change(CONVERSATIONS.update().where(here).values(turns=b"x" * 60))
     assert "altered" in refusal(client.get("/v1/history/a", headers=keyed(key)), 500)
@@ -219,7 +248,7 @@ def test_a_store_that_fails_is_503_on_its_routes_and_costs_no_reply(tmp_path: Pa
         started = time.perf_counter()
         told = chat(client, SAD, "a", key)
         assert time.perf_counter() - started < 5
-        assert (told["level"], told["degraded"]) == ("emergency", ["store"])
+        assert (told["level"], told["degraded"]) == ("high", ["store"])
         assert told["card"]["services"]
         assert chat(client, CALM, "new", key)["level"] == "elevated"  # nobody knows how things stood
         assert chat(client, CALM, "known", key, CALM, KIND)["level"] == "none"
@@ -228,7 +257,7 @@ def test_a_store_that_fails_is_503_on_its_routes_and_costs_no_reply(tmp_path: Pa
 
 def test_a_key_that_is_none_is_no_reason_to_refuse_a_reply(served: Served) -> None:
     told = chat(served.client, SAD, "a", "none")
-    assert told["level"] == "emergency"
+    assert told["level"] == "high"
     assert any("Warmline-Key" in note for note in told["notes"])
 
 
@@ -238,64 +267,42 @@ def risk_of(client: httpx.Client, key: str, session: str) -> dict[str, Any] | No
 
 
 def test_risk_is_found_on_another_gateway_by_those_who_opted_in(served: Served) -> None:
-    key, other = key_text(), key_text()
-    with serving(app_of(Store(address_of(served)))) as url, httpx.Client(base_url=url, timeout=30) as second:
-        served.client.put("/v1/history/a", json={"turns": []}, headers=keyed(key))
-        assert chat(served.client, SAD, "a", key)["level"] == "emergency"
-        kept = risk_of(served.client, key, "a")
-        assert kept is not None
-        assert (kept["state"]["floor"], kept["card_level"]) == (3, 3)
-        told = chat(second, CALM, "a", key)  # the client has dropped all that was said before
-        assert told["level"] == "emergency"
-        assert told["card"]["services"]
-        assert told["degraded"] == []
-        assert chat(second, CALM, "a", other)["level"] == "none"
-        assert chat(second, CALM, "a", None)["level"] == "none"
-        assert chat(second, CALM, "another talk", key)["level"] == "high"  # of the same person, reopened
-        chat(served.client, SAD, "not kept", other)
-        assert chat(second, CALM, "not kept", other)["level"] == "none"
-        assert second.get("/v1/history", headers=keyed(other)).json()["data"] == []
-
-
-def address_of(served: Served) -> str:
-    return served.store.database.engine.url.render_as_string(hide_password=False)
-
-
-def test_gateways_that_take_turns_go_on_as_one(served: Served) -> None:
-    """The state that each has heard exactly the client's turns is not joined with an older one: risk can fall again."""
-    key, said = key_text(), []
-    with serving(app_of(Store(address_of(served)))) as url, httpx.Client(base_url=url, timeout=30) as second:
-        served.client.put("/v1/history/a", json={"turns": []}, headers=keyed(key))
-        for at in range(4):
-            client = (served.client, second)[at % 2]
-            told = chat(client, SAD if at == 0 else f"{CALM} {at}", "a", key, *said)
-            said += [SAD if at == 0 else f"{CALM} {at}", KIND]
-            assert told["level"] == "emergency"
-            kept = risk_of(client, key, "a")
-            assert kept is not None
-            assert kept["state"]["calm_turns"] == at
-            assert kept["state"]["turn"] == at + 1
+    key, other, name, other_name = key_text(), key_text(), fresh_name(), fresh_name()
+    served.client.put(f"/v1/history/{name}", json={"turns": []}, headers=keyed(key))
+    assert chat(served.client, SAD, name, key)["level"] == "high"
+    kept = risk_of(served.client, key, name)
+    assert kept is not None
+    assert (kept["state"]["floor"], kept["card_level"]) == (2, 2)
+    assert chat(served.second, CALM, name, other)["level"] == "none"
+    assert chat(served.second, CALM, name, None)["level"] == "none"
+    told = chat(served.second, CALM, name, key)  # the client has dropped all that was said before
+    assert told["level"] == "high"
+    assert told["card"]["services"]
+    assert told["degraded"] == []
+    assert chat(served.second, CALM, fresh_name(), key)["level"] == "elevated"  # of the same person, reopened
+    chat(served.client, SAD, other_name, other)
+    assert chat(served.second, CALM, other_name, other)["level"] == "none"
+    assert served.second.get("/v1/history", headers=keyed(other)).json()["data"] == []
 
 
 def test_the_cards_button_reaches_the_other_gateway(served: Served) -> None:
-    key = key_text()
-    with serving(app_of(Store(address_of(served)))) as url, httpx.Client(base_url=url, timeout=30) as second:
-        served.client.put("/v1/history/a", json={"turns": []}, headers=keyed(key))
-        chat(served.client, SAD, "a", key)
-        pressed = second.post("/v1/sessions/a/actions", json={"action": "with_me"}, headers=keyed(key))
-        assert (pressed.json()["known"], pressed.json()["level"]) == (True, "emergency")
-        kept = risk_of(served.client, key, "a")
-        assert kept is not None
-        assert kept["state"]["contact"]
+    key, name = key_text(), fresh_name()
+    served.client.put(f"/v1/history/{name}", json={"turns": []}, headers=keyed(key))
+    chat(served.client, SAD, name, key)
+    pressed = served.second.post(f"/v1/sessions/{name}/actions", json={"action": "with_me"}, headers=keyed(key))
+    assert (pressed.json()["known"], pressed.json()["level"]) == (True, "high")
+    kept = risk_of(served.client, key, name)
+    assert kept is not None
+    assert kept["state"]["contact"]
 
 
 def test_forgetting_takes_the_risk_with_it(served: Served) -> None:
-    key = key_text()
-    served.client.put("/v1/history/a", json={"turns": []}, headers=keyed(key))
-    chat(served.client, SAD, "a", key)
+    key, name, other = key_text(), fresh_name(), fresh_name()
+    served.client.put(f"/v1/history/{name}", json={"turns": []}, headers=keyed(key))
+    chat(served.client, SAD, name, key)
     served.client.delete("/v1/history", headers=keyed(key))
-    assert chat(served.client, CALM, "a", key)["level"] == "none"
+    assert chat(served.client, CALM, name, key)["level"] == "none"
     assert served.client.get("/v1/history", headers=keyed(key)).json()["data"] == []
-    chat(served.client, SAD, "b", None)
-    served.client.delete("/v1/history/b", headers=keyed(key))  # not kept: nobody's key makes its risk forgotten
-    assert chat(served.client, CALM, "b", None)["level"] == "emergency"
+    chat(served.client, SAD, other, None)
+    served.client.delete(f"/v1/history/{other}", headers=keyed(key))  # not kept: nobody's key makes its risk forgotten
+    assert chat(served.client, CALM, other, None)["level"] == "high"

@@ -54,7 +54,12 @@ class Remembers(Protocol):
     degraded: frozenset[str]  # what failed of it
 
     def open(
-        self, key: str | None, setting: Setting, turns: Sequence[Turn], times: Sequence[float | None] = ()
+        self,
+        key: str | None,
+        setting: Setting,
+        turns: Sequence[Turn],
+        times: Sequence[float | None] = (),
+        text: str | None = None,
     ) -> OpenSession: ...
     def heard(self, session: Session) -> None: ...
     def keep(self, key: str | None, session: Session) -> None: ...

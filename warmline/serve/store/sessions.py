@@ -32,13 +32,18 @@ class StoredSessions:
         self.degraded: frozenset[str] = frozenset()
 
     def open(
-        self, key: str | None, setting: Setting, turns: Sequence[Turn], times: Sequence[float | None] = ()
+        self,
+        key: str | None,
+        setting: Setting,
+        turns: Sequence[Turn],
+        times: Sequence[float | None] = (),
+        text: str | None = None,
     ) -> OpenSession:
         """The session of a request: what another gateway kept goes on here, as if this one had heard it.
 
         Where the store fails and neither turns nor memory say how things stood, they are taken to be elevated.
         """
-        session = self._sessions.open(key, setting, turns, times)
+        session = self._sessions.open(key, setting, turns, times, text)
         try:
             kept = self._load()
             others = self._others() if kept is None and session.origin is None else []
