@@ -4,43 +4,58 @@ import json
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ValidationError
 
+from warmline.serve.limits import read_body
+from warmline.serve.shapes import (
+    ERRORS,
+    ErrorShape,
+    ExportShape,
+    ForgottenShape,
+    HistoriesShape,
+    HistoryShape,
+    KeptShape,
+    body_of,
+)
 from warmline.serve.store.database import REST_S, StoreError
-from warmline.serve.store.history import ConflictError, Conversation, Saved, SavedTurn, Store, TooMuchError
+from warmline.serve.store.history import MAX_BYTES, ConflictError, Conversation, Saved, SavedTurn, Store, TooMuchError
 from warmline.serve.store.kept import KeptFormatError, from_json
 from warmline.serve.store.risks import StoredRisks
-from warmline.serve.store.sealed import AlteredError, ClientKey, KeyFormatError, client_key
-from warmline.serve.wire import ApiError
+from warmline.serve.store.sealed import KEY_HEADER, AlteredError, ClientKey, KeyFormatError, client_key
+from warmline.serve.wire import ApiError, SaveRequest, tree_of
+from warmline.serve.wire import refusal as wrong
 
-KEY_HEADER = "Warmline-Key"
-MAX_TURNS = 10_000
 MAX_NAME = 256  # characters, as `warmline.session` of a chat request
+MAX_BODY_BYTES, MAX_BODY_S = MAX_BYTES + 2**20, 30.0
 NO_STORE = {"Cache-Control": "no-store"}
-
-Session = Annotated[str, Path(min_length=1, max_length=MAX_NAME, description="The client's name of a conversation.")]
-
-
-class TurnShape(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    role: Literal["user", "assistant"]
-    content: Annotated[str, Field(max_length=100_000)]
-    t: Annotated[float, Field(ge=-1e11, le=1e11, allow_inf_nan=False)] | None = None  # epoch seconds
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    **ERRORS,
+    409: {"model": ErrorShape, "description": "Somebody saved or forgot meanwhile"},
+    503: {"model": ErrorShape, "description": "The store is down, read-only, full or busy"},
+}
 
 
-class SaveShape(BaseModel):
-    """What PUT takes. A `risk` is not read: the server keeps its own, and no client can lower it."""
+def name_of(session: str) -> str:
+    """What the client calls a conversation. Raises ApiError."""
+    if len(session) > MAX_NAME:
+        raise ApiError(400, f"session: more than {MAX_NAME} characters.", param="session")
+    return session
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
-    turns: Annotated[list[TurnShape], Field(max_length=MAX_TURNS)]
-    version: Annotated[int, Field(ge=1, le=2**31)] | None = None  # of what these turns replace
+Session = Annotated[str, Depends(name_of)]
+
+
+def _parsed(body: bytes) -> SaveRequest:
+    try:
+        return SaveRequest.model_validate(tree_of(body))
+    except ValidationError as error:
+        raise wrong(error) from None
 
 
 def key_of(
@@ -101,7 +116,7 @@ def history_router(store: Store | None, forgotten: Callable[[Request, str], None
 
     `forgotten`: told of each conversation that its owner wants forgotten, for what is remembered elsewhere.
     """
-    router = APIRouter(prefix="/v1", tags=["history"], route_class=HistoryRoute)
+    router = APIRouter(prefix="/v1", tags=["history"], route_class=HistoryRoute, responses=REFUSALS)
 
     def on() -> Store:
         if store is None:
@@ -116,18 +131,20 @@ def history_router(store: Store | None, forgotten: Callable[[Request, str], None
 def _add_keeping(router: APIRouter, on: Callable[[], Store]) -> None:
     On = Annotated[Store, Depends(on)]
 
-    @router.put("/history/{session}")
-    def save(kept: On, key: Key, session: Session, body: Annotated[SaveShape, Body()]) -> JSONResponse:
+    @router.put("/history/{session}", response_model=HistoryShape, openapi_extra=body_of(SaveRequest))
+    async def save(request: Request, kept: On, key: Key, session: Session) -> JSONResponse:
         """Opt in to keep this conversation, and save it."""
-        turns = [SavedTurn(turn.role, turn.content, turn.t) for turn in body.turns]
-        return JSONResponse(_shown(kept.save(key, session, turns, body.version)))
+        body = await read_body(request, MAX_BODY_BYTES, MAX_BODY_S)
+        wanted = await run_in_threadpool(_parsed, body)
+        turns = [SavedTurn(turn.role, turn.content, turn.t) for turn in wanted.turns]
+        return JSONResponse(_shown(await run_in_threadpool(kept.save, key, session, turns, wanted.version)))
 
-    @router.get("/history")
+    @router.get("/history", response_model=HistoriesShape)
     def conversations(kept: On, key: Key) -> JSONResponse:
         """What is kept under this key: names and dates."""
         return JSONResponse({"object": "list", "data": [_shown(each) for each in kept.conversations(key)]})
 
-    @router.get("/history/{session}")
+    @router.get("/history/{session}", response_model=KeptShape)
     def load(kept: On, key: Key, session: Session) -> JSONResponse:
         """One conversation with its turns."""
         found = kept.load(key, session)
@@ -135,7 +152,7 @@ def _add_keeping(router: APIRouter, on: Callable[[], Store]) -> None:
             raise ApiError(404, "There is no such conversation under this key.", code="history_not_found")
         return JSONResponse(_whole(found))
 
-    @router.get("/export")
+    @router.get("/export", response_model=ExportShape)
     def export(kept: On, key: Key) -> StreamingResponse:
         """Everything that is kept under this key."""
         headers = {"Content-Disposition": 'attachment; filename="warmline-export.json"'}
@@ -151,7 +168,7 @@ def _add_forgetting(
         for session in sessions if forgotten is not None else ():
             forgotten(request, session)
 
-    @router.delete("/history/{session}")
+    @router.delete("/history/{session}", response_model=ForgottenShape)
     def forget(request: Request, kept: On, key: Key, session: Session) -> JSONResponse:
         """Forget one conversation and its risk state."""
         was_kept = kept.forget(key, session)
@@ -159,7 +176,7 @@ def _add_forgetting(
             forget_elsewhere(request, session)
         return JSONResponse({"object": "history.forgotten", "forgotten": int(was_kept)})
 
-    @router.delete("/history")
+    @router.delete("/history", response_model=ForgottenShape)
     def forget_all(request: Request, kept: On, key: Key) -> JSONResponse:
         """Forget everything that is kept under this key."""
         names = [each.session for each in kept.conversations(key)]

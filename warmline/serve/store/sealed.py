@@ -18,6 +18,8 @@ KEY_BYTES, NONCE_BYTES = 32, 12  # AES-256-GCM, with the nonce that NIST SP 800-
 PADDED_TO = 1024  # bytes: what is sealed is a multiple of this, so that its length says little
 FEWEST_BYTE_VALUES = 8  # of 32 random bytes; a key with fewer is a client's placeholder, which others would share
 
+KEY_HEADER = "Warmline-Key"  # in which a client sends its key
+
 Kind = Literal["key", "name", "turns", "risk"]
 
 

@@ -32,13 +32,18 @@ class StoredSessions:
         self.degraded: frozenset[str] = frozenset()
 
     def open(
-        self, key: str | None, setting: Setting, turns: Sequence[Turn], times: Sequence[float | None] = ()
+        self,
+        key: str | None,
+        setting: Setting,
+        turns: Sequence[Turn],
+        times: Sequence[float | None] = (),
+        text: str | None = None,
     ) -> OpenSession:
         """The session of a request: what another gateway kept goes on here, as if this one had heard it.
 
         Where the store fails and neither turns nor memory say how things stood, they are taken to be elevated.
         """
-        session = self._sessions.open(key, setting, turns, times)
+        session = self._sessions.open(key, setting, turns, times, text)
         try:
             kept = self._load()
             others = self._others() if kept is None and session.origin is None else []
@@ -58,10 +63,10 @@ class StoredSessions:
     def keep(self, key: str | None, session: Session) -> None:
         """Keep a session after its turn, here and in the store."""
         self._sessions.keep(key, session)
-        self.save(session)
+        self.heard(session)
 
-    def save(self, session: Session) -> None:
-        """Keep a session in the store, as soon as its turn was heard: a gateway may end before the reply does.
+    def heard(self, session: Session) -> None:
+        """Keep a session in the store as soon as its turn was heard: a gateway may end before the reply does.
 
         What another gateway has kept meanwhile is not lowered.
         """
@@ -108,7 +113,9 @@ class StoredSessions:
             return session  # so has the one in memory
         known.turns, known.use = session.turns, known.use or session.use
         heard = session.opened and Heard(session.opened.digest, known.state)
-        return OpenSession(**{each.name: getattr(known, each.name) for each in fields(Session)}, origin=session.origin, opened=heard)
+        return OpenSession(
+            **{each.name: getattr(known, each.name) for each in fields(Session)}, origin=session.origin, opened=heard
+        )
 
     def _replaced(self, found: Found, session: Session) -> bool:
         now = self._now()
