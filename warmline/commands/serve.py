@@ -38,6 +38,11 @@ def serve(
     api_keys: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Who may talk: lines that `warmline serve-key` makes.")
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where people may keep a history: sqlite:///FILE or postgresql://..."),
+    ] = None,
+    keep_days: Annotated[float, typer.Option(min=0.01, help="After so many days without use a history goes.")] = 30.0,
     safety_file: SafetyFile = None,
     country: Country = None,
     audit: Annotated[bool, typer.Option(help="Keep daily counts without any words.")] = True,
@@ -66,6 +71,7 @@ def serve(
         from warmline.serve.app import create_app
         from warmline.serve.keys import read_keys
         from warmline.serve.models import Options
+        from warmline.serve.store.history import Store
 
         if not is_loopback(host) and api_keys is None:
             raise ValueError(
@@ -81,7 +87,8 @@ def serve(
             hosts=(*LOOPBACK, *(allow_host or ())) if is_loopback(host) else None,
         )
         models = served_models(run_or_model, engine, url, safety_file, country, audit_folder() if audit else None)
-        _listen(create_app(models, options), host, port, models)
+        kept = None if store is None else Store(store, keep_days=keep_days)
+        _listen(create_app(models, options, store=kept), host, port, models)
 
 
 def serve_key(

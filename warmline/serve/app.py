@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warmline import __version__
 from warmline.safety.levels import Level
-from warmline.serve.completions import Serving, chat_completions
+from warmline.serve.completions import Serving, chat_completions, remembers
 from warmline.serve.keys import owner_of
 from warmline.serve.limits import Places, read_body
 from warmline.serve.metrics import Metrics
@@ -25,6 +26,8 @@ from warmline.serve.models import Model, Options
 from warmline.serve.pages import WEB, pages
 from warmline.serve.sessions import Sessions
 from warmline.serve.shapes import ERRORS, ActionShape, CompletionShape, ModelsShape, body_of, schema_of
+from warmline.serve.store.history import Store
+from warmline.serve.store.routes import history_router
 from warmline.serve.wire import ActionRequest, ApiError, ChatRequest, refusal, tree_of
 
 logger = logging.getLogger("warmline.serve")
@@ -42,14 +45,17 @@ HEADERS = {
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-def create_app(models: Mapping[str, Model], options: Options, routers: Sequence[APIRouter] = ()) -> FastAPI:
-    """The application. `models`: by the name that clients say; `routers`: routes of other parts, behind the same keys."""
+def create_app(
+    models: Mapping[str, Model], options: Options, routers: Sequence[APIRouter] = (), store: Store | None = None
+) -> FastAPI:
+    """The application. `models`: by the name that clients say; `routers`: routes of other parts, behind the same keys;
+    `store`: where those who want to keep a history keep it, None for nowhere."""
     app = FastAPI(title="warmline", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     places = Places(options.max_running, options.max_waiting, options.max_wait_s)
-    app.state.serving = Serving(dict(models), options, Sessions(options.max_sessions), places, Metrics())
+    app.state.serving = Serving(dict(models), options, Sessions(options.max_sessions), places, Metrics(), store)
     app.include_router(api)
     app.include_router(pages)
-    for router in routers:
+    for router in (history_router(store, _forget), *routers):
         app.include_router(router, dependencies=[Depends(_authorised)])
     if WEB.is_dir():
         app.mount("/static", StaticFiles(directory=WEB), name="static")
@@ -65,6 +71,12 @@ def create_app(models: Mapping[str, Model], options: Options, routers: Sequence[
 
 def _authorised(request: Request) -> None:
     owner_of(request, request.app.state.serving.options.keys)
+
+
+def _forget(request: Request, session: str) -> None:
+    """What this process remembers of a conversation whose owner wants it forgotten."""
+    serving: Serving = request.app.state.serving
+    serving.sessions.forget(serving.sessions.key(owner_of(request, serving.options.keys), session))
 
 
 api = APIRouter()
@@ -100,7 +112,8 @@ async def act(request: Request, session: str) -> Response:
         wanted = ActionRequest.model_validate(tree)
     except ValidationError as error:
         raise refusal(error) from None
-    known = serving.sessions.act(serving.sessions.key(owner, session), wanted.action)
+    sessions, _ = remembers(serving, request, session)
+    known = await run_in_threadpool(sessions.act, serving.sessions.key(owner, session), wanted.action)
     level = Level.NONE if known is None else known.state.floor
     return JSONResponse({"action": wanted.action, "known": known is not None, "level": level.label})
 
@@ -120,7 +133,7 @@ async def _http_error(_: Request, error: Exception) -> Response:
 async def _validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     name = str(error.errors()[0]["loc"][-1])
-    known = name if name in {"format", "country", "language"} else None
+    known = name if name in {"format", "country", "language", "about"} else None
     return JSONResponse(ApiError(400, f"{known or 'A parameter'}: not what is expected.", param=known).body, 400)
 
 

@@ -22,7 +22,10 @@ from warmline.serve.keys import owner_of
 from warmline.serve.limits import Places, read_body
 from warmline.serve.metrics import Metrics
 from warmline.serve.models import Model, Options
-from warmline.serve.sessions import Sessions
+from warmline.serve.sessions import Remembers, Sessions
+from warmline.serve.store.history import Store
+from warmline.serve.store.sealed import KEY_HEADER, KeyFormatError, client_key
+from warmline.serve.store.sessions import StoredSessions
 from warmline.serve.turns import Began, Closed, Ended, Event, Piece, Work, broken_off, events_of, level_now, prepare
 from warmline.serve.wire import (
     DONE,
@@ -54,6 +57,7 @@ class Serving:
     sessions: Sessions
     places: Places
     metrics: Metrics
+    store: Store | None = None  # of those who keep a history
     readers: Executor = field(default_factory=lambda: ThreadPoolExecutor(8, "reader"))
     long_readers: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "long-reader"))
 
@@ -72,9 +76,11 @@ async def chat_completions(request: Request) -> Response:
     try:
         named = (wanted.warmline and wanted.warmline.session) or wanted.user
         key = serving.sessions.key(owner, named) if named else None
+        sessions, more = remembers(serving, request, named)
+        notes = (*notes, *more)
         readers = serving.long_readers if len(said.earlier) > LONG else serving.readers
         loop = asyncio.get_running_loop()
-        work = await loop.run_in_executor(readers, prepare, model, wanted, said, notes, serving.sessions, key, options)
+        work = await loop.run_in_executor(readers, prepare, model, wanted, said, notes, sessions, key, options)
         await _enter(serving, work, watch)
     except BaseException:
         watch.cancel()
@@ -86,6 +92,17 @@ async def chat_completions(request: Request) -> Response:
         with_usage = bool(wanted.stream_options and wanted.stream_options.include_usage)
         return Stream(running, streamed(running, base, renders_card=renders_card, with_usage=with_usage))
     return JSONResponse(await whole(running, base, renders_card=renders_card))
+
+
+def remembers(serving: Serving, request: Request, named: str | None) -> tuple[Remembers, tuple[str, ...]]:
+    """Where a request's conversation is kept, and a note if its client's key is none: that is no reason to refuse a reply."""
+    given = request.headers.get(KEY_HEADER)
+    if serving.store is None or given is None or named is None:
+        return serving.sessions, ()
+    try:
+        return StoredSessions(serving.sessions, serving.store, client_key(given), named), ()
+    except KeyFormatError:
+        return serving.sessions, (f"the header {KEY_HEADER} is no key and is ignored",)
 
 
 def _checked(wanted: ChatRequest, options: Options) -> Asked:

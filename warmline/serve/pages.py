@@ -45,12 +45,14 @@ def resources(
         str | None, Query(description="Two letters, as IE; another gives the international card.")
     ] = None,
     language: Annotated[str, Query(description="A tag, as pt-BR.")] = "en",
+    about: Annotated[Literal["self", "other"], Query(description="Who needs support.")] = "self",
     format: Annotated[Literal["json", "text"], Query()] = "json",  # noqa: A002 - the name in the address
 ) -> Response:
     """Who can be reached: the card of a country. No model takes part, no key is asked for and no limit applies."""
     serving: Serving = request.app.state.serving
     own = next((model.setting.country for model in serving.models.values()), None)
-    card = card_for(directory_of(serving), country or own, Level.NONE, language=language, today=today())
+    directory, is_other = directory_of(serving), about == "other"
+    card = card_for(directory, country or own, Level.NONE, about_other=is_other, language=language, today=today())
     return PlainTextResponse(text_of(card)) if format == "text" else JSONResponse(card.as_json())
 
 
@@ -152,3 +154,9 @@ def index() -> Response:
     """The web page; without it, the public protocol."""
     page = WEB / "index.html"
     return FileResponse(page) if page.is_file() else HTMLResponse(status_code=307, headers={"Location": "/safety"})
+
+
+@pages.get("/sw.js", include_in_schema=False)
+def service_worker() -> Response:
+    """The page's offline copy of the card. At this address it may answer for every page; below /static it could not."""
+    return FileResponse(WEB / "sw.js")

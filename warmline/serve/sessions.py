@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from warmline.dialogue.session import Session, Setting, resume
 from warmline.safety.levels import Level
@@ -48,8 +48,28 @@ class OpenSession(Session):
     opened: Heard | None = None
 
 
+class Remembers(Protocol):
+    """Where a request's conversation is opened and kept."""
+
+    degraded: frozenset[str]  # what failed of it
+
+    def open(
+        self,
+        key: str | None,
+        setting: Setting,
+        turns: Sequence[Turn],
+        times: Sequence[float | None] = (),
+        text: str | None = None,
+    ) -> OpenSession: ...
+    def heard(self, session: Session) -> None: ...
+    def keep(self, key: str | None, session: Session) -> None: ...
+    def act(self, key: str, action: Action) -> Session | None: ...
+
+
 class Sessions:
     """Kept sessions by key, for 72 hours after the last turn; of too many, those without risk go first."""
+
+    degraded: frozenset[str] = frozenset()  # memory does not fail
 
     def __init__(self, max_kept: int = 10_000) -> None:
         self._max_kept = max_kept
@@ -113,6 +133,14 @@ class Sessions:
             self._put(key, kept)
             while len(self) > self._max_kept:
                 (self._calm or self._risky).popitem(last=False)
+
+    def heard(self, session: Session) -> None:
+        """The turn was heard, and its reply is still to come: in memory it is kept at the end."""
+
+    def forget(self, key: str) -> None:
+        """Forget what is kept of a conversation: its person asked for that."""
+        with self._lock:
+            self._drop(key)
 
     def act(self, key: str, action: Action) -> Session | None:
         """Do what a button of the card asks for; the session as it is then, None where nothing is kept."""

@@ -7,7 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from warmline.serve.wire import ActionRequest, ChatRequest
+from warmline.serve.wire import ActionRequest, ChatRequest, SaveRequest
 
 
 class ErrorBody(BaseModel):
@@ -143,6 +143,48 @@ class HealthShape(BaseModel):
     sessions: int  # of which risk is kept
 
 
+class HistoryShape(BaseModel):
+    """A conversation that is kept, without a word of it."""
+
+    object: Literal["history"]
+    session: str
+    version: int
+    created: float  # epoch seconds, as all times here
+    used: float
+    expires: float
+
+
+class HistoriesShape(BaseModel):
+    object: Literal["list"]
+    data: list[HistoryShape]
+
+
+class KeptTurnShape(BaseModel):
+    role: Literal["user", "assistant"]
+    content: str
+    t: float | None = None
+
+
+class KeptShape(HistoryShape):
+    turns: list[KeptTurnShape]
+
+
+class ExportedShape(KeptShape):
+    risk: dict[str, Any] | None  # what is kept of it besides the words
+
+
+class ExportShape(BaseModel):
+    object: Literal["export"]
+    format: int
+    exported: str
+    conversations: list[ExportedShape]
+
+
+class ForgottenShape(BaseModel):
+    object: Literal["history.forgotten"]
+    forgotten: int  # conversations
+
+
 def body_of(shape: type[BaseModel]) -> dict[str, Any]:
     """How the schema names a body that is read by hand, so that its size and its time are limited."""
     schema = {"$ref": f"#/components/schemas/{shape.__name__}"}
@@ -154,7 +196,8 @@ def schema_of(app: FastAPI, models: list[str], *, needs_key: bool) -> dict[str, 
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         _, bodies = models_json_schema(
-            [(ChatRequest, "validation"), (ActionRequest, "validation")], ref_template="#/components/schemas/{model}"
+            [(shape, "validation") for shape in (ChatRequest, ActionRequest, SaveRequest)],
+            ref_template="#/components/schemas/{model}",
         )
         bodies["$defs"]["ChatRequest"]["properties"]["model"]["enum"] = models
         said = [{"role": "user", "content": "I didn't get the job."}]

@@ -22,7 +22,7 @@ from warmline.safety.resources.card import Card
 from warmline.safety.validate.context import spoken
 from warmline.safety.validate.notice import notice_for
 from warmline.serve.models import Model, Options
-from warmline.serve.sessions import Sessions
+from warmline.serve.sessions import Remembers
 from warmline.serve.wire import Asked, ChatRequest
 
 NUM_LABELS = 5  # of a head that are told
@@ -76,7 +76,9 @@ class Work:
     num_replies: int
     max_tokens: int | None  # as asked for
     options: Options
-    keep: Callable[[Session], None]
+    keep: Callable[[Session], None]  # when the turn has ended
+    heard: Callable[[Session], None]  # when it has been read, and its reply is still to come
+    trouble: Callable[[], frozenset[str]]  # what of the two failed
 
 
 def prepare(
@@ -84,7 +86,7 @@ def prepare(
     request: ChatRequest,
     asked: Asked,
     notes: Sequence[str],
-    sessions: Sessions,
+    sessions: Remembers,
     key: str | None,
     options: Options,
 ) -> Work:
@@ -104,6 +106,8 @@ def prepare(
         request.max_completion_tokens or request.max_tokens,
         options,
         lambda each: sessions.keep(key, each),
+        sessions.heard,
+        lambda: sessions.degraded,
     )
 
 
@@ -165,6 +169,7 @@ def events_of(work: Work, gone: threading.Event) -> Generator[Event, None, None]
         closed = Closed(_object(work, answers, is_estimate), prompt, sum(counts))
     finally:
         work.keep(work.session)
+    closed.warmline["degraded"] = sorted({*closed.warmline["degraded"], *work.trouble()})
     yield closed
 
 
@@ -184,6 +189,7 @@ def _reply(work: Work, setting: Setting, session: Session, index: int) -> Genera
             elif session.state.floor >= Level.HIGH:
                 pinned = help_now(setting, session).as_json()
             yield Began(session.state.floor, pinned)
+            work.heard(session)  # after the card: nothing may delay that
         if isinstance(each, Answer):
             answer = each
         else:
@@ -247,7 +253,7 @@ def _object(work: Work, answers: Sequence[Answer], is_estimate: bool) -> dict[st
         "readings": readings_of(first.readings if work.options.show_readings else ()),
         "disclosure": _disclosure(work.session),
         "notes": [*dict.fromkeys(notes)],
-        "degraded": sorted(frozenset().union(*(answer.degraded for answer in answers))),
+        "degraded": sorted(work.trouble().union(*(answer.degraded for answer in answers))),
         "policy_version": POLICY_VERSION,
         "directory_version": work.setting.directory.version,
     }

@@ -100,6 +100,19 @@ class ActionRequest(Shape):
     action: Literal["with_me", "not_me", "hide"]
 
 
+class SavedTurnPart(Shape):
+    role: Literal["user", "assistant"]
+    content: Annotated[str, Field(max_length=100_000)]
+    t: Annotated[float, Field(ge=-1e11, le=1e11, allow_inf_nan=False)] | None = None  # epoch seconds
+
+
+class SaveRequest(Shape):
+    """The body of PUT /v1/history/{session}. A `risk` is not read: the server keeps its own, which nobody can lower."""
+
+    turns: Annotated[list[SavedTurnPart], Field(max_length=10_000)]
+    version: Annotated[int, Field(ge=1, lt=2**31)] | None = None  # of what these turns replace
+
+
 class Asked(NamedTuple):
     """A request as the turn needs it."""
 
