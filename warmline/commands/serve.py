@@ -201,8 +201,10 @@ def _listen(app: "FastAPI", host: str, port: int, models: "Mapping[str, Model]")
     import uvicorn
 
     from warmline.serve.listen import no_core_dumps, settings
+    from warmline.serve.turns import warm_up
 
     no_core_dumps()
+    warm_up(next(iter(models.values())).setting)
     where = f"[{host}]" if ":" in host else host
     typer.echo(f"warmline: {', '.join(models)} at http://{where}:{port} (Ctrl-C to stop)", err=True)
     uvicorn.run(app, host=host, port=port, **settings())

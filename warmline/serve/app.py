@@ -154,6 +154,8 @@ class Shield:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message.get("headers", ())]
+                if scope["path"].startswith("/static/"):  # what of the page has not changed is not sent again
+                    headers.append((b"cache-control", b"no-cache"))
                 present = {name.lower() for name, _ in headers}
                 message["headers"] = headers + [pair for pair in HEADERS.items() if pair[0] not in present]
             await send(message)

@@ -195,12 +195,16 @@ def merged(kept: Session, replayed: Session) -> Session:
 
 
 def higher(one: RiskState, other: RiskState) -> RiskState:
-    """A state that is no lower than either of two. Their clocks began at different times, so that spans are compared."""
+    """A state that is no lower than either of two, whatever calm turns follow.
+
+    Their clocks began at different times, so that spans are compared.
+    """
     base, rest = (one, other) if one.floor >= other.floor else (other, one)
-    is_even = one.floor == other.floor
-    quiet = base.clock - base.last_signal
-    if is_even:
-        quiet = min(quiet, rest.clock - rest.last_signal)
+    last_signal, calm, contact = base.last_signal, base.calm_turns, base.contact
+    if rest.floor > Level.NONE:  # else it has nothing to hold
+        last_signal = max(last_signal, base.clock - (rest.clock - rest.last_signal))
+        calm = min(calm, rest.calm_turns) if rest.floor == base.floor else calm
+        contact = contact and (rest.contact or rest.floor < Level.HIGH)
     delay = max(base.delayed_until - base.clock, rest.delayed_until - rest.clock, 0.0)
     turn = max(one.turn, other.turn)
     families: dict[str, int] = {}
@@ -209,9 +213,9 @@ def higher(one: RiskState, other: RiskState) -> RiskState:
             families[name] = max(families.get(name, 0), at + turn - state.turn)
     return replace(
         base,
-        last_signal=base.clock - quiet,
-        calm_turns=min(one.calm_turns, other.calm_turns) if is_even else base.calm_turns,
-        contact=one.contact and other.contact if is_even else base.contact,
+        last_signal=last_signal,
+        calm_turns=calm,
+        contact=contact,
         delayed_until=base.clock + delay if delay else 0.0,
         accum=max(one.accum, other.accum),
         families=tuple(sorted(families.items())),

@@ -200,6 +200,10 @@ def schema_of(app: FastAPI, models: list[str], *, needs_key: bool) -> dict[str, 
             ref_template="#/components/schemas/{model}",
         )
         bodies["$defs"]["ChatRequest"]["properties"]["model"]["enum"] = models
+        said = [{"role": "user", "content": "I didn't get the job."}]
+        bodies["$defs"]["ChatRequest"]["examples"] = [
+            {"model": models[0], "messages": said, **more} for more in ({}, {"stream": True}) if models
+        ]
         parts = schema.setdefault("components", {})
         parts.setdefault("schemas", {}).update(bodies["$defs"])
         if needs_key:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from warmline.data.style import styled_prompt
 from warmline.dialogue.companion import Answer, Session, Setting, help_now, respond, told
 from warmline.engine.engine import CountsTokens, Message, Reading, Sampling
+from warmline.engine.scripted import ScriptedEngine
 from warmline.engine.wrapped import Interruptible
 from warmline.safety.assess import look
 from warmline.safety.disclosure import Use, due
@@ -131,6 +132,14 @@ def setting_of(setting: Setting, request: ChatRequest, asked: Asked) -> Setting:
         prompt = styled_prompt(prompt, wishes.style)
     country = wishes.country.upper() if wishes is not None and wishes.country else setting.country
     return replace(setting, sampling=replace(setting.sampling, **changes), system_prompt=prompt, country=country)
+
+
+def warm_up(setting: Setting) -> None:
+    """Let every part be made that is made at its first use: the first one in danger must not wait for that."""
+    silent = replace(setting, engine=ScriptedEngine(), audit=None, guards=(), risk_head=None)
+    for text in ("hello", "I want to die"):
+        for _ in respond(silent, Session(), text):
+            pass
 
 
 def level_now(work: Work) -> Level:
