@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 EngineKind = Literal["local", "scripted", "remote"]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
+StoreUrl = Annotated[
+    str | None,
+    typer.Option("--store", metavar="URL", help="Where people may keep a history: sqlite:///FILE or postgresql://..."),
+]
+KeepDays = Annotated[float, typer.Option(min=0.01, help="After so many days without use a history goes.")]
+AllowedHosts = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="A host name that is answered to as well; repeatable.")
+]
+
 
 def serve(
     run_or_model: Annotated[
@@ -38,11 +47,8 @@ def serve(
     api_keys: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Who may talk: lines that `warmline serve-key` makes.")
     ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Where people may keep a history: sqlite:///FILE or postgresql://..."),
-    ] = None,
-    keep_days: Annotated[float, typer.Option(min=0.01, help="After so many days without use a history goes.")] = 30.0,
+    store: StoreUrl = None,
+    keep_days: KeepDays = 30.0,
     safety_file: SafetyFile = None,
     country: Country = None,
     audit: Annotated[bool, typer.Option(help="Keep daily counts without any words.")] = True,
@@ -54,9 +60,7 @@ def serve(
     ] = False,
     max_running: Annotated[int, typer.Option(min=1, help="Replies written at once.")] = 64,
     max_waiting: Annotated[int, typer.Option(min=0, help="Requests that wait for a place; one more gets 429.")] = 64,
-    allow_host: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A host name that is answered to as well; repeatable.")
-    ] = None,
+    allow_host: AllowedHosts = None,
     cors_origin: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="A web page's origin that may call the API; repeatable.")
     ] = None,
