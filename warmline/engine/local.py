@@ -51,8 +51,8 @@ class LocalEngine:
         if request.n < 1:
             raise EngineError(f"n is {request.n}; expected at least 1 reply")
         request = replace(request, prefill=defuse(request.prefill, self._control_tokens))
-        prompt, notes = self._prompt(request.messages, request.prefill, request.sampling.max_new_tokens)
-        return self._stream(prompt, request, notes)
+        prompt, last, notes = self._prompt(request.messages, request.prefill, request.sampling.max_new_tokens)
+        return self._stream(prompt, last, request, notes)
 
     def generate_batch(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, str | EngineError]]:
         """Number and whole reply of each request as it ends, many written at once; what `generate` gives alone.
@@ -76,7 +76,7 @@ class LocalEngine:
         if request.n != 1:
             raise EngineError(f"n is {request.n}; a batch writes one reply a request")
         sampling, prefill = request.sampling, defuse(request.prefill, self._control_tokens)
-        prompt, _ = self._prompt(request.messages, prefill, sampling.max_new_tokens)
+        prompt, _, _ = self._prompt(request.messages, prefill, sampling.max_new_tokens)
         reply = Reply(self._tokenizer, sampling, self._ids(prefill) if prefill else [])
         grammar = None if request.constraint is None else self._grammar(request.constraint)
         return Row(index, prompt, sampling, reply, generator_of(sampling, self._model.device), grammar)
@@ -194,12 +194,15 @@ class LocalEngine:
         on_device = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in options.items()}
         return self._model.hidden(ids_BT.to(device), use_cache=bool(options), **on_device)
 
-    def _stream(self, prompt: list[int], request: GenerateRequest, notes: tuple[str, ...]) -> Iterator[Chunk]:
+    def _stream(
+        self, prompt: list[int], last: int, request: GenerateRequest, notes: tuple[str, ...]
+    ) -> Iterator[Chunk]:
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self._model.causal.config)
-        state_BD = self._forward(torch.tensor([prompt]), past_key_values=cache).last_hidden_state[:, -1]
-        yield Chunk("", 0, self._read(state_BD)[0], notes)
+        states_TD = self._forward(torch.tensor([prompt]), past_key_values=cache).last_hidden_state[0]
+        yield Chunk("", 0, self._read(states_TD[last : last + 1])[0], notes)
+        state_BD = states_TD[-1:]
         if request.n > 1:
             cache.batch_repeat_interleave(request.n)
             state_BD = state_BD.repeat_interleave(request.n, dim=0)
@@ -244,8 +247,9 @@ class LocalEngine:
             for at in range(len(states_AD))
         ]
 
-    def _prompt(self, messages: Sequence[Message], prefill: str, room: int) -> tuple[list[int], tuple[str, ...]]:
-        """The ids that fit into the context with `room` tokens to spare, and a note if turns were left out."""
+    def _prompt(self, messages: Sequence[Message], prefill: str, room: int) -> tuple[list[int], int, tuple[str, ...]]:
+        """The ids that fit into the context with `room` tokens to spare; where the prompt ends and the prefill begins,
+        which is where heads read; and a note if turns were left out."""
         system = [message for message in messages[:1] if message.role == "system"]
         turns = list(messages[len(system) :])
         num_left_out = 0
@@ -254,7 +258,8 @@ class LocalEngine:
             ids = self._ids(text + prefill)
             if len(ids) + room <= self._context:
                 note = f"the oldest {num_left_out} turns were left out: the context is full"
-                return ids, (note,) if num_left_out else ()
+                last = max(common_start([self._ids(text), ids]), 1) - 1 if prefill else len(ids) - 1
+                return ids, last, (note,) if num_left_out else ()
             rest = [at for at, turn in enumerate(turns) if at > 0 and turn.role == "user"]
             if not rest:
                 raise EngineError(
