@@ -35,7 +35,8 @@ from .test_companion import GOOD, RISK, Says, answer
 SETTING = Setting(ScriptedEngine(), load_detector(), load_directory(), "You are a friend.", country="IE", reflection=True)
 SAD = Reading("emotion", ("sadness", "joy"), (0.8, 0.2))
 PLAN = Reading("strategy", ("Reflection of feelings", "Question"), (0.6, 0.4))
-NUM_SCHEDULES = 150
+NUM_SCHEDULES = 30  # whole conversations; the filter alone is played far more often
+NUM_REPLIES = 1_500
 NOTE = "They lost a job that mattered and feel small."
 
 
@@ -162,9 +163,11 @@ class Blabs:
             texts = [" " + self.line + rng.choice(("", "\n", "\nThat hurts."))]
         else:
             texts = [self._reply(request) for _ in range(request.n)]
-        pieces = [(index, piece) for index, text in enumerate(texts) for piece in cut(rng, text)]
+        rest = {index: [*cut(rng, text)] for index, text in enumerate(texts)}
         trouble = rng.choice((0.0, 0.0, 0.05))
-        for index, piece in sorted(pieces, key=lambda pair: rng.random() if request.n > 1 else 0):
+        while waiting := [index for index in rest if rest[index]]:
+            index = rng.choice(waiting)
+            piece = rest[index].pop(0)
             yield Chunk(piece, index, (SAD,) if rng.random() < 0.1 else ())
             if rng.random() < trouble:
                 told, self.line = self.line, self.line if request.prefill != OPENING and self._knows(request) else ""
@@ -250,15 +253,39 @@ def test_no_word_of_the_line_gets_out(caplog: pytest.LogCaptureFixture, capfd: p
         canaries += engine.canaries
     out = capfd.readouterr()
     assert not any(word in out.out + out.err for word in canaries)
-    assert told > 150
-    assert pieces > 100
+    assert told > 30
+    assert pieces > 30
+
+
+def test_no_word_of_the_line_passes_the_filter() -> None:
+    told = shown = 0
+    for number in range(NUM_REPLIES):
+        rng = random.Random(f"filter/{number}")
+        engine, record = Blabs(rng), Record()
+        messages = (Message("system", "Be kind."), Message("user", "I lost my job"))
+        asked = GenerateRequest(messages, Sampling(stop=rng.choice(((), (CLOSE,), ("they5",)))), n=rng.choice((1, 3)))
+        reflecting = Reflecting(engine, messages)
+        texts: dict[int, str] = {}
+        for _ in range(2):  # drawn again with the same line
+            try:
+                for chunk in reflecting.generate(asked):
+                    texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
+                    record.shown["notes"] += chunk.notes
+            except (EngineError, RuntimeError, KeyboardInterrupt):
+                pass
+            record.shown["pieces"] += texts.values()
+            shown += any(texts.values())
+        assert leaked(record, engine.canaries) == (), (number, record.shown, engine.line)
+        told += engine.num_told
+    assert told > NUM_REPLIES
+    assert shown > NUM_REPLIES / 2
 
 
 def test_the_check_above_finds_a_filter_that_lets_through(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Unheard, "push", lambda _, piece: piece)
-    found = [leaked(record, engine.canaries) for record, engine in (play(number, caplog) for number in range(30))]
+    found = [leaked(record, engine.canaries) for record, engine in (play(number, caplog) for number in range(12))]
     assert {sink for sinks in found for sink in sinks} >= {"pieces", "session", "answer"}
 
 

@@ -149,11 +149,15 @@ class Unheard:
         return "" if not is_ended and self._breaks_off(held) else self._sentences(held, is_all=True)
 
     def _overlong(self) -> str:
-        """The beginning of a sentence without an end; its last words stay until it is known what follows them."""
+        """The beginning of a sentence without an end. Its last words stay until it is known what follows them, and so
+        do words before them that may be the line's."""
         if len(self._held) <= HOLD:
             return ""
         words = [*_WORD.finditer(self._held)]
-        cut = words[-NUM_RUN - 1].start() if len(words) > NUM_RUN + 1 else 0
+        last = max(len(words) - NUM_RUN - 1, 0)
+        while last and _spaced(_words(words[last - 1][0])) in self._line:
+            last -= 1
+        cut = words[last].start() if last else 0
         out, self._held = self._sentences(self._held[:cut], is_all=False), self._held[cut:]
         return out
 
@@ -178,17 +182,11 @@ class Unheard:
         return is_short and sentence in self._line and not any(sentence in said for said in self._said)
 
     def _breaks_off(self, text: str) -> bool:
-        """Whether a sentence that was cut off ends in words of the line; the last may be half a word."""
+        """Whether a sentence that was cut off ends in words of the line, or in half a one. An unfinished one is no loss."""
         words = _words(text)
-        if not words:
-            return False
-        num = min(len(words), NUM_RUN)
-        known = [run[at:] for run in self._runs for at in range(len(run))]
-        return any(
-            list(run[: size - 1]) == words[-size:-1] and len(run) >= size and run[size - 1].startswith(words[-1])
-            for size in range(min(2, num), num + 1)
-            for run in known
-        )
+        if words and len(words[-1]) >= NUM_RUN:  # letters: one long word is enough
+            return any(word.startswith(words[-1]) for run in self._runs for word in run)
+        return f" {' '.join(words[-2:])}" in self._line
 
 
 def line_of(text: str, readings: Sequence[Reading]) -> str:
