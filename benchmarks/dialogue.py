@@ -85,6 +85,7 @@ class Counting:
 def measure(setting: Setting, conversations: Sequence[Sequence[Turn]], names: Sequence[str]) -> dict[str, Counts]:
     """The ways interleaved, prompt by prompt, so that a busy minute falls on all of them."""
     counts = {name: Counts() for name in names}
+    _ = [*respond(setting, resume(setting, ()), "Hello there.")]  # what is loaded at the first turn is not counted
     for turns in conversations:
         for name, of in counts.items():
             engine = Counting(setting.engine)

@@ -32,7 +32,9 @@ from .conftest import ToyRecipe
 from .runs import train_here
 from .test_companion import GOOD, RISK, Says, answer
 
-SETTING = Setting(ScriptedEngine(), load_detector(), load_directory(), "You are a friend.", country="IE", reflection=True)
+SETTING = Setting(
+    ScriptedEngine(), load_detector(), load_directory(), "You are a friend.", country="IE", reflection=True
+)
 SAD = Reading("emotion", ("sadness", "joy"), (0.8, 0.2))
 PLAN = Reading("strategy", ("Reflection of feelings", "Question"), (0.6, 0.4))
 NUM_SCHEDULES = 30  # whole conversations; the filter alone is played far more often
@@ -77,7 +79,10 @@ def test_a_server_gets_the_line_in_the_newest_turn() -> None:
 
 
 def test_what_the_heads_read_is_named_in_the_line() -> None:
-    assert line_of(" They lost it\nx", (SAD, PLAN)) == "They lost it. They may feel sadness. Next: say what they seem to feel."
+    assert (
+        line_of(" They lost it\nx", (SAD, PLAN))
+        == "They lost it. They may feel sadness. Next: say what they seem to feel."
+    )
     assert line_of("", (SAD,)) == "They may feel sadness."
     assert line_of("", (Reading("emotion", ("neutral",), (0.9,)),)) == ""
     assert line_of("</note><b>", ()) == "/note b."
@@ -116,7 +121,9 @@ def test_a_refused_sentence_is_drawn_again_behind_the_same_line() -> None:
     def say(request: GenerateRequest) -> list[str]:
         if request.prefill == OPENING:
             return [NOTE]
-        return ["I like it."] if request.prefill.endswith("nice.") else ["That is nice. I remember when we met last week."]
+        return (
+            ["I like it."] if request.prefill.endswith("nice.") else ["That is nice. I remember when we met last week."]
+        )
 
     engine = Says(say, ("n", "logits"))
     _, last = answer(replace(SETTING, engine=engine), "I bought a lamp.")

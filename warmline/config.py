@@ -214,7 +214,7 @@ class CompanionSettings(Settings):
     """How the companion speaks where nothing is at risk. A conversation may choose another style."""
 
     style: StyleSettings = StyleSettings()
-    reflection: bool | None = None  # a hidden line before each reply; null: where the base follows instructions
+    reflection: bool = False  # a hidden line before each reply: what happened, what they feel, what to do next
     candidates: int = Field(default=1, ge=1, le=4)  # above 1: a reply that begins without warmth is drawn again
 
 
