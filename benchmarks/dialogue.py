@@ -82,11 +82,15 @@ class Counting:
             yield chunk
 
 
-def measure(setting: Setting, conversations: Sequence[Sequence[Turn]], names: Sequence[str]) -> dict[str, Counts]:
-    """The ways interleaved, prompt by prompt, so that a busy minute falls on all of them."""
+def measure(
+    setting: Setting, conversations: Sequence[Sequence[Turn]], names: Sequence[str], ends: float
+) -> dict[str, Counts]:
+    """The ways interleaved, prompt by prompt, so that a busy minute falls on all of them. No prompt begins after `ends`."""
     counts = {name: Counts() for name in names}
     _ = [*respond(setting, resume(setting, ()), "Hello there.")]  # what is loaded at the first turn is not counted
     for turns in conversations:
+        if time.monotonic() >= ends:
+            break
         for name, of in counts.items():
             engine = Counting(setting.engine)
             one = replace(setting, engine=engine, **WAYS[name])
@@ -134,6 +138,7 @@ def main() -> int:
     parser.add_argument("--stage")
     parser.add_argument("--max-new-tokens", type=int, default=60)
     parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=[*WAYS])
+    parser.add_argument("--seconds", type=float, default=300.0, help="after which no further prompt is begun")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     opened = open_engine(options.run, RunDir(Path(options.run)), options.stage)
@@ -142,8 +147,9 @@ def main() -> int:
     prompts = qualitative()
     chosen = prompts[:: max(1, len(prompts) // options.prompts)][: options.prompts]
     talks = [[Turn(each.role, each.content) for each in prompt.turns] for prompt in chosen]
-    counts = measure(setting, talks, options.ways)
-    print(f"{opened.title}, {len(talks)} prompts, at most {options.max_new_tokens} tokens a reply\n")
+    counts = measure(setting, talks, options.ways, time.monotonic() + options.seconds)
+    num = max(of.num for of in counts.values())
+    print(f"{opened.title}, {num} prompts, at most {options.max_new_tokens} tokens a reply\n")
     print(table(counts))
     if options.json is not None:
         options.json.write_text(json.dumps({name: asdict(of) for name, of in counts.items()}, indent=2))

@@ -240,8 +240,8 @@ def play(number: int, caplog: pytest.LogCaptureFixture) -> tuple[Record, Blabs]:
                     record.shown["pieces"].append(text_of(each))
                 if rng.random() < 0.02:
                     break
-        except KeyboardInterrupt as error:
-            assert "it thought" in str(error)
+        except KeyboardInterrupt:
+            pass  # whoever sits at the terminal stopped it
         stream.close()
         record.shown["session"].append(repr(session))
         record.shown["setting"].append(repr(replace(setting, engine=ScriptedEngine())))

@@ -265,7 +265,7 @@ class _Closed:
     def capabilities(self) -> frozenset[Any]:
         return frozenset()
 
-    def generate(self, request: Any) -> Iterator[Any]:
+    def generate(self, _: Any) -> Iterator[Any]:
         raise ConversationError("this companion is closed")
 
     score = generate  # type: ignore[assignment]

@@ -50,7 +50,7 @@ class _Talk:
 
     session: Session = field(default_factory=Session)
     readings: tuple[Reading, ...] = ()  # of the last reply
-    style: StyleSettings = StyleSettings()
+    style: StyleSettings = field(default_factory=StyleSettings)
     times: list[float | None] = field(default_factory=list)  # epoch seconds of each turn
     files: list[Path] = field(default_factory=list)  # that it was kept in
     title: str = ""
@@ -202,23 +202,27 @@ def _tell(talk: _Talk, write: Write) -> None:
 
 def _obey(command: str, argument: str, talk: _Talk, setting: Setting) -> str:
     """Carry out a command but /quit; what to print."""
-    if command == "/help-now":
-        return f"\n{text_of(help_now(setting, talk.session))}\n"
-    if command == "/why":
-        return _why(talk, setting.engine)
-    if command == "/style":
-        return _choose_style(talk, argument)
-    if command in ("/save", "/export"):
-        return _keep(talk, command, argument)
-    if command in ("/reset", "/forget"):
-        talk.session.turns.clear()  # the words; that somebody was in danger a moment ago is not forgotten
-        talk.times.clear()
-        talk.readings = ()
-        return "What was said is forgotten.\n" + (_delete(talk) if command == "/forget" else "")
-    if command == "/help":
-        return "".join(f"{name:<11}{meaning}\n" for name, meaning in COMMANDS.items())
+    obeyed: dict[str, Callable[[], str]] = {
+        "/help-now": lambda: f"\n{text_of(help_now(setting, talk.session))}\n",
+        "/why": lambda: _why(talk, setting.engine),
+        "/style": lambda: _choose_style(talk, argument),
+        "/save": lambda: _keep(talk, command, argument),
+        "/export": lambda: _keep(talk, command, argument),
+        "/reset": lambda: _forget(talk),
+        "/forget": lambda: _forget(talk) + _delete(talk),
+        "/help": lambda: "".join(f"{name:<11}{meaning}\n" for name, meaning in COMMANDS.items()),
+    }
+    if command in obeyed:
+        return obeyed[command]()
     nearest = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0)[0]
     return f"Unknown command {_printable(command)}; the nearest is {nearest}. /help lists them all.\n"
+
+
+def _forget(talk: _Talk) -> str:
+    talk.session.turns.clear()  # the words; that somebody was in danger a moment ago is not forgotten
+    talk.times.clear()
+    talk.readings = ()
+    return "What was said is forgotten.\n"
 
 
 def _choose_style(talk: _Talk, words: str) -> str:
