@@ -47,7 +47,12 @@ def test_importing_warmline_loads_nothing_and_the_library_no_torch() -> None:
 def test_a_reply_with_what_belongs_to_it() -> None:
     companion = opened(ScriptedEngine(["That sounds hard. I am here."], readings=(SAD,)))
     first = companion.reply(said("I lost my job"))
-    assert (first.text, first.level, first.card, first.reply_source) == ("That sounds hard. I am here.", "none", None, "model")
+    assert (first.text, first.level, first.card, first.reply_source) == (
+        "That sounds hard. I am here.",
+        "none",
+        None,
+        "model",
+    )
     assert first.readings == (SAD,)
     assert "an AI" in " ".join(first.disclosure)
     again = companion.reply(said("I lost my job", first.text, "thanks"))

@@ -118,7 +118,11 @@ def test_the_friend_gives_no_unasked_advice_and_the_counselor_may() -> None:
 
 
 def test_the_readers_of_manner() -> None:
-    for text in ("Another way to see it: you tried.", "Maybe it says how much you cared.", "It doesn't have to mean you failed."):
+    for text in (
+        "Another way to see it: you tried.",
+        "Maybe it says how much you cared.",
+        "It doesn't have to mean you failed.",
+    ):
         assert reframes(text), text
     for text in ("That sounds hard.", "Maybe tomorrow.", "He lives the other way."):
         assert not reframes(text), text

@@ -37,7 +37,7 @@ def talk(engine: Engine, lines: Iterable[str], saved: tuple[Path, Saved] | None 
 
 
 def files() -> list[str]:
-    return sorted(os.listdir())
+    return sorted(file.name for file in Path().iterdir())
 
 
 # -- style -------------------------------------------------------------------------------------------------------------
@@ -67,7 +67,14 @@ def test_a_mistyped_style_names_those_that_there_are() -> None:
 
 @pytest.mark.parametrize(
     "sentence",
-    ["/style matters to nobody I know", "/save me", "/save me please", "/export everything I ever made", "/forget it", "/why me"],
+    [
+        "/style matters to nobody I know",
+        "/save me",
+        "/save me please",
+        "/export everything I ever made",
+        "/forget it",
+        "/why me",
+    ],
 )
 def test_a_sentence_with_a_slash_reaches_the_companion(sentence: str) -> None:
     engine = Recorded(lambda turn: [Chunk("ok")])
@@ -88,7 +95,10 @@ def test_nothing_is_kept_unless_it_is_asked_for() -> None:
 
 def test_an_export_is_for_its_owner_alone_and_never_over_another_file() -> None:
     Path("taken.json").write_text("mine")
-    out = talk(ScriptedEngine(["That sounds hard."]), ["I lost my job", "/export talk.json", "/export taken.json", '/export "a b.json"'])
+    out = talk(
+        ScriptedEngine(["That sounds hard."]),
+        ["I lost my job", "/export talk.json", "/export taken.json", '/export "a b.json"'],
+    )
     assert "Written to talk.json: 2 turns, not encrypted" in out
     assert "taken.json exists already: nothing was written" in out
     assert Path("taken.json").read_text() == "mine"
