@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from warmline.cli import app
 from warmline.config import StyleSettings
 from warmline.engine.engine import Chunk, Engine, Message
 from warmline.engine.scripted import ScriptedEngine
@@ -214,3 +216,29 @@ def test_a_file_that_is_no_conversation_is_refused_without_its_words(spoil: Call
         read_saved(Path("bad.json"))
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--tone", "sarcastic"], "tone: expected one of warm, gentle"),
+        (["--persona", "best fiend"], "did you mean 'best friend'?"),
+        (["--resume", "missing.json"], "missing.json: No such file or directory"),
+        (["--candidates", "9"], "Invalid value for '--candidates'"),
+    ],
+)
+def test_what_the_command_line_cannot_do_is_said_in_a_line(words: list[str], error: str) -> None:
+    done = CliRunner().invoke(app, ["chat", "m", "--url", "http://127.0.0.1:9", *words], input="")
+    assert done.exit_code == 2
+    assert error in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_the_command_line_goes_on_with_a_saved_conversation() -> None:
+    write_saved(Path("talk.json"), TURNS, [1.0, 2.0], StyleSettings(tone="calm"))
+    words = ["chat", "m", "--url", "http://127.0.0.1:9", "--no-audit", "--resume", "talk.json", "--persona", "mentor"]
+    done = CliRunner().invoke(app, words, input="/style\n/forget\n")
+    assert done.exit_code == 0
+    assert "Going on with talk.json: 2 turns." in done.stdout
+    assert "style: calm\n" in done.stdout
+    assert "Deleted: talk.json" in done.stdout
+    assert files() == []
