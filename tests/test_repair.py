@@ -154,7 +154,8 @@ def test_where_the_level_takes_the_persona_away_the_style_goes_too() -> None:
     setting = styled(replace(SETTING, engine=engine), style_of("warm", "counselor"))
     answer(setting, RISK)
     assert "<tone" not in engine.requests[0].messages[0].content
-    answer(setting, "I feel like a burden to everyone")
+    _, last = answer(setting, "I wish I was dead")
+    assert last.level == Level.ELEVATED
     elevated = engine.requests[-1].messages[0].content
     assert "<tone:warm><persona:counselor>" in elevated
     assert "one small step" not in elevated  # no advice there
