@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.leak import Record, leaked
 from benchmarks.leaky import LENGTH, LETTERS
@@ -299,10 +300,10 @@ def test_the_check_above_finds_a_filter_that_lets_through(
 def test_what_the_person_said_may_be_said_back() -> None:
     line = "They feel that nobody at work wants them there and are ashamed."
     said = ["I feel like nobody at work wants them there, the new people"]
-    reply = "It hurts that nobody at work wants them there. They feel that nobody cares, as my note says. I hear you."
+    reply = "It hurts when nobody at work wants them there. They feel that nobody cares, as my note says. I hear you."
     unheard = Unheard(line, said)
     shown = "".join(unheard.push(piece) for piece in re.findall(r".{1,3}", reply)) + unheard.rest()
-    assert shown == "It hurts that nobody at work wants them there. I hear you."
+    assert shown == "It hurts when nobody at work wants them there. I hear you."
     assert Unheard(line, []).push(reply) == ""
 
 
@@ -327,8 +328,8 @@ def test_heads_read_the_prompt_and_not_the_given_words(toy_recipe: ToyRecipe, tm
 def test_on_real_weights_the_reply_goes_on_behind_the_line(toy_base: Path) -> None:
 
     settings = ModelSettings(base=str(toy_base))
-    model = SupportModel(load_base(toy_base, settings, "cpu"), "float32")  # type: ignore[arg-type]
-    engine = LocalEngine(model, load_tokenizer(toy_base, None))
+    model = SupportModel(load_base(toy_base, settings, torch.device("cpu")), "float32")
+    engine = LocalEngine(model, load_tokenizer(toy_base))
     setting = replace(SETTING, engine=engine, sampling=Sampling(seed=3, max_new_tokens=12))
     _, last = answer(setting, "I lost my job today.")
     _, again = answer(setting, "I lost my job today.")

@@ -184,7 +184,9 @@ class Unheard:
     def _breaks_off(self, text: str) -> bool:
         """Whether a sentence that was cut off ends in words of the line, or in half a one. An unfinished one is no loss."""
         words = _words(text)
-        if words and len(words[-1]) >= NUM_RUN:  # letters: one long word is enough
+        if not words:
+            return False
+        if len(words[-1]) >= NUM_RUN:  # letters: one long word is enough
             return any(word.startswith(words[-1]) for run in self._runs for word in run)
         return f" {' '.join(words[-2:])}" in self._line
 
