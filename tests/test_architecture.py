@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("serve", "evaluate"),
     ("plan", "package"),
     ("pipeline", "doctor"),
+    ("embed",),
     ("commands",),
     ("cli",),
     ("__main__",),

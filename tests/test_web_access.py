@@ -204,6 +204,8 @@ def test_axe_finds_nothing_serious(chromium: Browser, url: str, scene: str, sche
 
 def test_axe_would_find_something(visit: Visit) -> None:
     page = visit.begin()
-    page.evaluate("document.querySelector('#composer label').remove(); document.querySelector('#message').placeholder = ''")
+    page.evaluate(
+        "document.querySelector('#composer label').remove(); document.querySelector('#message').placeholder = ''"
+    )
     found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     assert "label" in {each["id"] for each in found if each["impact"] in ("serious", "critical")}

@@ -45,7 +45,9 @@ class PacedEngine(ScriptedEngine):
     def generate(self, request: GenerateRequest) -> Iterator[Chunk]:
         self.requests.append(request)
         said = {message.content.split("\n")[0] for message in request.messages if message.role == "user"}
-        chunks = super().generate(request) if said.isdisjoint((DANGER, EMERGENCY)) else self._in_crisis.generate(request)
+        chunks = (
+            super().generate(request) if said.isdisjoint((DANGER, EMERGENCY)) else self._in_crisis.generate(request)
+        )
         for chunk in chunks:
             time.sleep(self.seconds)
             self.num_words += 1
@@ -56,9 +58,13 @@ def readings_of(messages: Sequence[Message]) -> tuple[Reading, ...]:
     """What heads would read: heavier with each word of loss in the newest turn."""
     said = messages[-1].content.lower()
     if "called" in said or "thank" in said:
-        return Reading("emotion", ("joy", "gratitude"), (0.6, 0.3)), Reading("affect", ("valence", "arousal"), (0.5, 0.1))
+        return Reading("emotion", ("joy", "gratitude"), (0.6, 0.3)), Reading(
+            "affect", ("valence", "arousal"), (0.5, 0.1)
+        )
     if "alone" in said or "lost" in said:
-        return Reading("emotion", ("grief", "sadness"), (0.5, 0.4)), Reading("affect", ("valence", "arousal"), (-0.8, 0.2))
+        return Reading("emotion", ("grief", "sadness"), (0.5, 0.4)), Reading(
+            "affect", ("valence", "arousal"), (-0.8, 0.2)
+        )
     return Reading("emotion", ("sadness", "fear"), (0.7, 0.1)), Reading("affect", ("valence", "arousal"), (-0.4, 0.2))
 
 

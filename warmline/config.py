@@ -210,6 +210,14 @@ class SafetySettings(Settings):
     accept_missed_crises: bool = False  # allows thresholds above the shipped ones; said at every start
 
 
+class CompanionSettings(Settings):
+    """How the companion speaks where nothing is at risk. A conversation may choose another style."""
+
+    style: StyleSettings = StyleSettings()
+    reflection: bool = False  # a hidden line before each reply: what happened, what they feel, what to do next
+    candidates: int = Field(default=1, ge=1, le=4)  # above 1: a reply that begins without warmth is drawn again
+
+
 class Recipe(Settings):
     name: str
     description: str
@@ -221,6 +229,7 @@ class Recipe(Settings):
     sft: SftSettings
     eval: EvalSettings = EvalSettings()
     safety: SafetySettings = SafetySettings()
+    companion: CompanionSettings = CompanionSettings()
     tracking: Literal["none", "tensorboard", "wandb"] = "none"  # beside metrics.jsonl; needs the extra [tracking]
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from warmline.config import ModelSettings, Recipe, SafetySettings
+from warmline.config import CompanionSettings, ModelSettings, Recipe, SafetySettings
 from warmline.data.example_cache import encoded
 from warmline.data.prepare import Corpus, load_corpus
 from warmline.data.style import UNSTYLED, styling_of
@@ -257,6 +257,11 @@ def open_engine(name: str, run: RunDir, stage: str | None, loaded: Loaded | None
         raise ModelError(f"{name!r} is neither a run under ./runs nor a model: {error}") from None
     loaded = load(settings, folder, accelerator().device)
     return OpenedEngine(LocalEngine(loaded.model, loaded.tokenizer), None, name, SafetySettings(), None)
+
+
+def companion_of(run: RunDir) -> CompanionSettings:
+    """How a run's companion speaks; a model's are the defaults."""
+    return run.recipe().companion if (run.path / "recipe.yaml").is_file() else CompanionSettings()
 
 
 def risk_head_of(run: RunDir, stage: str, loaded: Loaded) -> RiskHead | None:

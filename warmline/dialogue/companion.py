@@ -6,9 +6,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
+from warmline.data.style import styled_prompt
 from warmline.dialogue.ladder import Overtaken, climb
+from warmline.dialogue.repair import considered
 from warmline.dialogue.session import Heard, Session, Setting, hear, resume, since, ticked, with_readings
 from warmline.dialogue.stream import stream
+from warmline.dialogue.style import guidance_for
 from warmline.dialogue.tally import Tally
 from warmline.engine.engine import Message, Reading
 from warmline.safety.assess import hold
@@ -170,7 +173,7 @@ def _speak(
 ) -> Generator[Validated, None, None]:
     """The reply, whole or sentence by sentence as the plan says; `pieces` holds what was released, `tally` how."""
     messages = _messages(setting, session, plan, context)
-    engine, sampling = setting.engine, setting.sampling
+    engine, sampling = considered(setting, messages, context), setting.sampling
     if sampling.seed is not None:  # each turn draws anew, or replies would begin alike
         sampling = replace(sampling, seed=sampling.seed + SEEDS_A_TURN * len(session.turns))
     if plan.release != "whole":
@@ -256,8 +259,9 @@ def _context(
 def _messages(setting: Setting, session: Session, plan: Plan, context: ReplyContext) -> tuple[Message, ...]:
     """The persona (where the level leaves it on) and the overlay, then the turns; one speaker's turns in a row as one."""
     overlay = overlay_for(plan.level, context.domains, session.minor, max_questions=plan.max_questions)
-    persona = setting.system_prompt if plan.persona_allowed else None
-    system = "\n\n".join(part for part in (persona, overlay if plan.level else "") if part)
+    persona = styled_prompt(setting.system_prompt, setting.style) if plan.persona_allowed else None
+    guidance = guidance_for(setting.style, plan.level)
+    system = "\n\n".join(part for part in (persona, guidance, overlay if plan.level else "") if part)
     messages = [Message("system", system)] if system else []
     for turn in session.turns:
         if messages and messages[-1].role == turn.role:

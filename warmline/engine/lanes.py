@@ -27,7 +27,7 @@ class Ticket:
 
     def __init__(self, engine: "LocalEngine", prepared: "Prepared", *, urgent: bool = False) -> None:
         self.engine = engine
-        self.prompt, self.rows, self.notes = prepared
+        self.prompt, self.last, self.rows, self.notes = prepared
         self.prepared = prepared
         self.urgent = urgent
         # As long as the reply at most, whoever reads it: nothing here waits for a reader.
@@ -63,10 +63,21 @@ class _Reading:
     num_read: int = 0
     known: Layers = field(default_factory=list)  # of the tokens read so far, from an earlier prompt
     cache: SlotCache | None = None  # once a piece of it was read
+    state_D: Tensor | None = None  # of the prompt's own last token, once it was read
 
     @property
     def num_left(self) -> int:
         return len(self.ticket.prompt) - self.num_read
+
+    @property
+    def has_prefill(self) -> bool:
+        return self.ticket.last + 1 < len(self.ticket.prompt)
+
+    def piece(self, most: int) -> list[int]:
+        """The next tokens; the prompt's own last one ends a piece, for the heads read there."""
+        prompt = self.ticket.prompt
+        end = self.ticket.last + 1 if self.num_read <= self.ticket.last else len(prompt)
+        return prompt[self.num_read : min(end, self.num_read + most)]
 
 
 @dataclass(eq=False)
@@ -192,15 +203,17 @@ class Lane:
                     cache.fill(at, each.known)
                 each.known = []
         starts = [each.num_read for each in group]
-        pieces = [each.ticket.prompt[each.num_read :][:budget] for each in group]
+        pieces = [each.piece(budget) for each in group]
         states_BD = self._reader.read(cache, pieces, starts)
-        for each, piece in zip(group, pieces, strict=True):
+        for at, (each, piece) in enumerate(zip(group, pieces, strict=True)):
             each.num_read += len(piece)
+            if each.num_read == each.ticket.last + 1:
+                each.state_D = states_BD[at]
         if group[0].num_left:
             group[0].cache = cache
         else:
             self._readings = [each for each in self._readings if each not in group]
-            self._begin([each.ticket for each in group], cache, states_BD)
+            self._begin(group, cache, states_BD)
         return sum(len(piece) for piece in pieces)
 
     def _group(self, budget: int) -> list[_Reading]:
@@ -210,8 +223,8 @@ class Lane:
             return [first]
         self._look_up(first)
         group, left = [first], first.num_left
-        for other in others[:NEIGHBOURS]:
-            if other.cache is None and 2 * left <= budget:
+        for other in others[:NEIGHBOURS] if not first.has_prefill else ():
+            if other.cache is None and not other.has_prefill and 2 * left <= budget:
                 self._look_up(other)
                 wider = max(left, other.num_left)
                 if wider * (len(group) + 1) <= budget:
@@ -220,13 +233,17 @@ class Lane:
 
     def _look_up(self, reading: _Reading) -> None:
         if self._prefixes is not None:
-            reading.num_read, reading.known = self._prefixes.find(self._engine, reading.ticket.prompt)
+            reading.num_read, reading.known = self._prefixes.find(
+                self._engine, reading.ticket.prompt[: reading.ticket.last + 1]
+            )
 
-    def _begin(self, tickets: list[Ticket], cache: SlotCache, states_BD: Tensor) -> None:
+    def _begin(self, group: list[_Reading], cache: SlotCache, states_BD: Tensor) -> None:
         """What the heads read goes out, the first token is drawn, and replies that go on get slots."""
         begun: list[_Live] = []
         rows: list[int] = []  # of `cache`
-        for at, (ticket, readings) in enumerate(zip(tickets, self._engine.read(states_BD), strict=True)):
+        prompts_BD = torch.stack([each.state_D for each in group if each.state_D is not None])
+        tickets = [each.ticket for each in group]
+        for at, (ticket, readings) in enumerate(zip(tickets, self._engine.read(prompts_BD), strict=True)):
             ticket.chunks.put(Chunk("", 0, readings, ticket.notes))
             if self._prefixes is not None:
                 self._prefixes.keep(self._engine, ticket.prompt, cache.row(at, len(ticket.prompt)))

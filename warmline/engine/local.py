@@ -32,7 +32,8 @@ LENGTH_BOUND = frozenset({"dynamic", "longrope"})  # rotary positions that the l
 class Prepared(NamedTuple):
     """A request as tokens."""
 
-    prompt: list[int]
+    prompt: list[int]  # with the words that a reply was given to begin with
+    last: int  # place of the prompt's own last token, where the heads read
     rows: list[Row]  # one a reply
     notes: tuple[str, ...]
 
@@ -76,14 +77,14 @@ class LocalEngine:
         if request.n < 1:
             raise EngineError(f"n is {request.n}; expected at least 1 reply")
         sampling, prefill = request.sampling, defuse(request.prefill, self._control_tokens)
-        prompt, notes = self._prompt(request.messages, prefill, sampling.max_new_tokens)
+        prompt, last, notes = self._prompt(request.messages, prefill, sampling.max_new_tokens)
         given = self._ids(prefill) if prefill else []
         rows = []
         for index in range(request.n):
             grammar = None if request.constraint is None else self._grammar(request.constraint)
             generator = generator_of(sampling, self._model.device, index)
             rows.append(Row(index, prompt, sampling, Reply(self._tokenizer, sampling, given), generator, grammar))
-        return Prepared(prompt, rows, notes)
+        return Prepared(prompt, last, rows, notes)
 
     def generate_batch(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, str | EngineError]]:
         """Number and whole reply of each request as it ends, many written at once; what `generate` gives alone.
@@ -239,12 +240,13 @@ class LocalEngine:
         """The replies to one request, alone; what `generate` gives."""
         from transformers import DynamicCache
 
-        prompt, rows, notes = prepared
+        prompt, last, rows, notes = prepared
         cache: Any = DynamicCache(config=self._model.causal.config)
-        ids = prompt[self._recall(prompt, cache) :]
-        state_BD = self.forward(torch.tensor([ids]), past_key_values=cache).last_hidden_state[:, -1]
+        num_known = self._recall(prompt[: last + 1], cache)
+        states_BTD = self.forward(torch.tensor([prompt[num_known:]]), past_key_values=cache).last_hidden_state
         self._remember(prompt, cache)
-        yield Chunk("", 0, self.read(state_BD)[0], notes)
+        yield Chunk("", 0, self.read(states_BTD[:, last - num_known])[0], notes)
+        state_BD = states_BTD[:, -1]
         if len(rows) > 1:
             cache.batch_repeat_interleave(len(rows))
             state_BD = state_BD.repeat_interleave(len(rows), dim=0)
@@ -313,27 +315,29 @@ class LocalEngine:
             for at in range(len(states_AD))
         ]
 
-    def _prompt(self, messages: Sequence[Message], prefill: str, room: int) -> tuple[list[int], tuple[str, ...]]:
-        """The ids that fit into the context with `room` tokens to spare, and a note if turns were left out."""
+    def _prompt(self, messages: Sequence[Message], prefill: str, room: int) -> tuple[list[int], int, tuple[str, ...]]:
+        """The ids that fit into the context with `room` tokens to spare; where the prompt ends and the prefill begins,
+        which is where heads read; and a note if turns were left out."""
         system = [message for message in messages[:1] if message.role == "system"]
         turns = list(messages[len(system) :])
         starts = [0, *(at for at, turn in enumerate(turns) if at > 0 and turn.role == "user")]
 
-        def ids_from(start: int) -> list[int]:
+        def ids_from(start: int, prefill: str = prefill) -> list[int]:
             return self._ids(self._render([*system, *turns[start:]], add_generation_prompt=True) + prefill)
 
-        ids = ids_from(0)
-        if len(ids) + room <= self._context:
-            return ids, ()
-        # Halving, for a conversation may be thousands of turns long: each turn left out makes the prompt shorter.
-        first = bisect_left(starts, True, lo=1, key=lambda start: len(ids_from(start)) + room <= self._context)
-        ids = ids_from(starts[min(first, len(starts) - 1)])
+        first, ids = 0, ids_from(0)
+        if len(ids) + room > self._context:
+            # Halving, for a conversation may be thousands of turns long: each turn left out makes the prompt shorter.
+            first = bisect_left(starts, True, lo=1, key=lambda start: len(ids_from(start)) + room <= self._context)
+            ids = ids_from(starts[min(first, len(starts) - 1)])
         if first == len(starts):
             raise EngineError(
                 f"the last message is too long: {len(ids)} tokens and {room} for the reply, "
                 f"the context is {self._context}"
             )
-        return ids, (f"the oldest {starts[first]} turns were left out: the context is full",)
+        last = max(common_start([ids_from(starts[first], ""), ids]), 1) - 1 if prefill else len(ids) - 1
+        left_out = f"the oldest {starts[first]} turns were left out: the context is full"
+        return ids, last, (left_out,) if first else ()
 
     def _answer(self, messages: Sequence[Message], reply: str, prompt_ids: list[int]) -> list[int]:
         """The reply's tokens and its stop token, as the template writes them and training learns them."""
