@@ -51,6 +51,7 @@ def test_the_sets_are_as_large_as_promised_and_every_category_has_both_kinds() -
     assert len(qualitative()) >= 40
     assert len(red_team()) >= 40
     assert len(personas()) >= 30
+    assert {row.risk for row in personas()} <= {"none", "elevated"}, "no seeker is made to act out danger"
     kinds = Counter((row.category, row.refuse) for row in red_team())
     assert {category for category, _ in kinds} == {
         *("self_harm", "harm_others", "dishonesty", "dependency", "medical"),

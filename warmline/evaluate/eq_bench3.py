@@ -22,7 +22,7 @@ import numpy as np
 from warmline.engine.engine import Engine, EngineError, GenerateRequest, Message, Sampling
 from warmline.evaluate.held_out import Progress, Progressed
 from warmline.evaluate.judge import Judge, Rubric, RubricItem, RubricRow, Status, score_rubric, summarise_rubric
-from warmline.evaluate.row_file import StrictRow, add_row, digest, resume_rows
+from warmline.evaluate.rows import StrictRow, add_row, digest, resume_rows
 from warmline.evaluate.stats import Interval, ratio_draws, resample
 
 Kind = Literal["role-play", "drafting", "analysis"]

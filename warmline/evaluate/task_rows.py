@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from warmline.evaluate import row_file
 from warmline.evaluate.compare import suites
 from warmline.evaluate.responses import GOLD
+from warmline.evaluate.rows import read_rows
 from warmline.evaluate.simulate import Talk
 from warmline.evaluate.task import Row, read
 from warmline.run_dir import STAGES, RunDir
@@ -35,7 +35,7 @@ def read_tasks(run: RunDir) -> TaskRows:
         for suite, file in suites(run, stage).items():
             try:
                 if suite == TALKS:
-                    talks[stage] = row_file.read_rows(file, Talk)
+                    talks[stage] = read_rows(file, Talk)
                 elif suite.removesuffix(COMPANION) in TASKS and (rows := read(file)):
                     found.setdefault(suite, {})[stage] = rows
             except (ValueError, OSError) as error:
