@@ -15,8 +15,8 @@ from warmline.engine.remote import RemoteEngine
 from warmline.engine.scripted import ScriptedEngine
 from warmline.evaluate.held_out import Progressed
 from warmline.evaluate.judge import Judge, score_rubric
-from warmline.evaluate.rows import read_rows
 from warmline.evaluate.prompt_sets import Persona
+from warmline.evaluate.rows import read_rows
 from warmline.evaluate.simulate import (
     TALK_RUBRIC,
     Seeker,

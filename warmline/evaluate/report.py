@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from warmline.config import ConfigError, Recipe, load_recipe
-from warmline.evaluate import report_tasks
+from warmline.evaluate import report_judged, report_tasks
 from warmline.evaluate.plots import Curves, Plots, draw_plots, read_curves
 from warmline.evaluate.report_compare import ablations, normalised
 from warmline.evaluate.report_heads import HEAD_DEFINITIONS, all_labels, every_label, heads_of, strategy_history, trust
@@ -92,7 +92,9 @@ def _results(run: RunDir, recipe: Recipe, summary: Summary | None, problem: str,
         "## Replies to prompts",
         *report_tasks.replies(run, tasks, **draws),
         "## Safety sheet",
-        *report_tasks.safety_sheet(tasks, **draws),
+        *report_tasks.safety_sheet(tasks),
+        "## Talks and judges",
+        *report_judged.judged(run, tasks, **draws),
         "## Side by side",
         side_by_side(run),
         *(f"Left out. {quoted(each)}." for each in tasks.problems),
@@ -274,6 +276,7 @@ def _provenance(run: RunDir, recipe: Recipe, manifest: Mapping[str, Any], tasks:
     ]
     path = run.path
     asked = dict.fromkeys(suite.removesuffix(COMPANION) for suite in tasks.suites)
+    asked |= {"simulated": None} if tasks.talks else {}
     through = [suite for suite in tasks.suites if suite.endswith(COMPANION)]
     suites = [f"warmline eval {path} --suite {','.join(asked)}   # replies to prompts"] if asked else []
     if through:
@@ -327,6 +330,7 @@ def _definitions(summary: Summary | None, tasks: TaskRows) -> str:
         "worse side, else *not distinguishable*. Many verdicts stand here; about one in twenty may err by chance.",
         *HEAD_DEFINITIONS,
         *(report_tasks.TASK_DEFINITIONS if tasks.suites else ()),
+        *(report_judged.DEFINITIONS if tasks.talks else ()),
         "*Unscored*: the engine refused the sample or gave a number that is not finite; it is in no average.",
     ]
     return "\n".join(f"- {line}" for line in lines)

@@ -68,6 +68,6 @@ class ScriptedSeeker:
         pool = asked if _ASKS.search(request.messages[-1].content) else told
         yield Chunk(next(line for line in pool if line not in said))
 
-    def score(self, messages: Sequence[Message], reply: str) -> Scores:
+    def score(self, messages: Sequence[Message], reply: str) -> Scores:  # noqa: ARG002 - an engine's
         """Raises EngineError: lines have no likelihood."""
         raise EngineError("a scripted seeker has no log-probabilities")

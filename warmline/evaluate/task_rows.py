@@ -14,6 +14,7 @@ from warmline.run_dir import STAGES, RunDir
 COMPANION = ".companion"  # at the end of a suite's name: asked through the companion
 TASKS = ("responses", "qualitative", "redteam", "warm", "safety", "eq-bench")
 TALKS = "simulated"
+FLOOR = "floor"  # talks of an engine that always says the same, in the place of a stage
 
 ByStage = Mapping[str, Sequence[Row]]
 
@@ -22,7 +23,7 @@ class TaskRows(NamedTuple):
     """Rows of every suite, `.companion` ones too; and what could not be read."""
 
     suites: Mapping[str, ByStage]
-    talks: Mapping[str, Sequence[Talk]]  # by stage
+    talks: Mapping[str, Sequence[Talk]]  # by stage, or FLOOR
     problems: tuple[str, ...]
 
 
@@ -31,7 +32,7 @@ def read_tasks(run: RunDir) -> TaskRows:
     found: dict[str, dict[str, Sequence[Row]]] = {}
     talks: dict[str, Sequence[Talk]] = {}
     problems = []
-    for stage in STAGES:
+    for stage in (*STAGES, FLOOR):
         for suite, file in suites(run, stage).items():
             try:
                 if suite == TALKS:
