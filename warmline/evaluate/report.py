@@ -17,19 +17,19 @@ from warmline.evaluate.report_replies import side_by_side
 from warmline.evaluate.results import Summary, SummaryError, read_summary
 from warmline.evaluate.stats import MIN_CLUSTERS
 from warmline.evaluate.task_rows import COMPANION, TaskRows, read_tasks
-from warmline.evaluate.wording import difference, estimate, headline, number, quoted, table
+from warmline.evaluate.wording import difference, estimate, headline, number, plainly, quoted, table
 from warmline.run_dir import RunDir, write_text
 
-NOT_REVIEWED = (
-    "No clinician has reviewed this model or this report. The model is not therapy, not a medical device and no "
-    "replacement for a person. The numbers below say how well it predicts recorded conversations and their labels; "
-    "they do not say that talking to it is safe or helps anyone."
+NOT_REVIEWED = "No clinician has reviewed this model or this report."
+WHAT_IT_IS_NOT = (
+    "The model is not therapy, not a medical device and no replacement for a person. The numbers on this page say how well "
+    "it predicts recorded conversations and their labels, and what rules over words find in its replies; they do not say "
+    "that talking to it is safe or helps anyone."
 )
 DEMONSTRATION = (
     "**This is a demonstration.** Its base model `tiny` has a few million parameters and was pre-trained here, from "
-    "scratch, on the small corpora listed below. The run shows that every step of the pipeline works and is measured. "
-    "It is not a companion to talk to, its numbers say nothing about larger models, and they cannot be compared with "
-    "published ones."
+    "scratch, on the small corpora listed below. It shows that every step works and is measured; it is not a companion to "
+    "talk to, and its numbers cannot be compared with those of larger models or with published ones."
 )
 ABOUT_LEAKS = (
     "A model that was trained on the text it is tested on looks better than it is. Conversations that stand in an "
@@ -81,11 +81,16 @@ def write_report(run: RunDir) -> Path:
 
 def _results(run: RunDir, recipe: Recipe, summary: Summary | None, problem: str, tasks: TaskRows) -> list[str]:
     draws = {"samples": recipe.eval.bootstrap_samples, "seed": recipe.seed}
-    said = [_in_short(summary, problem), *(f"- {sentence}" for sentence in report_tasks.headline(tasks, **draws))]
+    found = report_tasks.headline(tasks, **draws)
+    lead = [plainly(summary)] if summary and summary.stages else []
+    said = [_in_short(summary, problem), *(f"- {sentence}" for sentence in found)]
     return [
         _opening(run, recipe),
         "## In short",
+        *lead,
         "\n".join(said) if summary and summary.stages else "\n\n".join(said),
+        "## What this is",
+        _about(recipe),
         "## Where the base is 100",
         normalised(run, **draws),
         *(_scores(summary) if summary else ()),
@@ -113,13 +118,17 @@ def _opening(run: RunDir, recipe: Recipe) -> str:
     parts = [f"# {run.path.name}: report of a warmline run"]
     if recipe.model.base == "tiny":
         parts.append(DEMONSTRATION)
-    parts.append(
+    return "\n\n".join([*parts, NOT_REVIEWED])
+
+
+def _about(recipe: Recipe) -> str:
+    return (
         f"The model `{recipe.model.base}` was fine-tuned with recipe `{recipe.name}` to answer with empathy and to read "
         "emotion, situation, support strategy, risk and affect from a conversation. The stages: `base` is the model before "
-        "fine-tuning, `sft` after supervised fine-tuning, `dpo` after preference tuning on top."
+        "fine-tuning, `sft` after supervised fine-tuning, `dpo` after preference tuning on top. A *floor* is what somebody "
+        "gets who reads nothing, and a number that does not beat its floor shows nothing. Numbers in brackets are 95 % "
+        f"intervals.\n\n{WHAT_IT_IS_NOT}"
     )
-    parts.append(NOT_REVIEWED)
-    return "\n\n".join(parts)
 
 
 def _in_short(summary: Summary | None, problem: str) -> str:
