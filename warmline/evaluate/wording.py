@@ -156,17 +156,17 @@ def plainly(summary: Summary) -> str:
         better = [name for name, found in verdicts.items() if found == {"beats"}]
         some = [name for name, found in verdicts.items() if "beats" in found and found != {"beats"}]
         none = [name for name, found in verdicts.items() if "beats" not in found]
-        said = [
-            f"{', '.join(names)} {how}"
-            for names, how in (
-                (better, "better than the best guess that reads nothing"),
-                (some, "better than it by one measure and not by another"),
-                (none, "no better than it" if better or some else "no better than a guess that reads nothing"),
-            )
-            if names
-        ]
-        parts.append(f"What it reads from a conversation: {'; '.join(said)}.")
+        said = (
+            (better, "better than the best guess that looks at no text"),
+            (some, "better than such a guess by one measure and not by another"),
+            (none, "no better than a guess that looks at no text"),
+        )
+        parts += [f"It reads {_listed(names)} {how}." for names, how in said if names]
     return " ".join(parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _stages_plainly(found: Comparison) -> str:
