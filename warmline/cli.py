@@ -29,6 +29,7 @@ from warmline.commands.shared import (
     failure,
     run_dir,
 )
+from warmline.commands.suites import Asked, evaluate_suites
 
 if TYPE_CHECKING:
     from warmline.config import Recipe
@@ -101,10 +102,14 @@ def _run(settings: "Recipe", folder: "RunDir") -> "tuple[Path, Loaded | None]":
         folder.claim(settings)
         if report_file.is_file() and folder.manifest().get("finished"):  # a report alone may be of an unfinished run
             return report_file, None
-        from warmline.pipeline import evaluate
+        from warmline.evaluate.report import write_report
+        from warmline.pipeline import score_stages
 
         corpus, loaded = _train(settings, folder)
-        report_file = evaluate(settings, folder, corpus, loaded)
+        score_stages(settings, folder, corpus, loaded)
+        asked = Asked(settings.eval.suites, limit=settings.eval.limit)
+        evaluate_suites(str(folder.path), folder, asked, settings, corpus, loaded)
+        report_file = write_report(folder)
         folder.add_to_manifest(finished=True)
         return report_file, loaded
 

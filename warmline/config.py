@@ -156,10 +156,16 @@ class SftSettings(Settings):
         return self
 
 
+# Those of `warmline eval --suite` that a run can do by itself: no judge stands in a recipe.
+EvalSuite = Literal["eq-bench", "responses", "qualitative", "redteam", "warm", "safety", "simulated"]
+
+
 class EvalSettings(Settings):
     split: Literal["validation", "test"] = "test"
     max_conversations: int | None = Field(default=None, ge=1)  # of each source, in file order
     bootstrap_samples: int = Field(default=1000, ge=100)
+    suites: tuple[EvalSuite, ...] = ()  # asked of every stage after training, besides the held-out pass
+    limit: int | None = Field(default=None, ge=1)  # samples or talks of each of these suites, a seeded choice
 
 
 class CategorySettings(Settings):

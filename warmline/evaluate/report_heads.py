@@ -146,9 +146,12 @@ def every_label(summary: Summary) -> list[str]:
 
 
 def _labels(scores: Sequence[LabelScore]) -> str:
-    header = ["label", "precision", "recall", "F1", "support", "predicted"]
-    return table(header, [_label_row(score) for score in scores])
+    header = ["label", "precision", "recall", "F1", "floor: F1 if always said", "support", "predicted"]
+    num = sum(score.support for score in scores)
+    return table(header, [_label_row(score, num) for score in scores])
 
 
-def _label_row(score: LabelScore) -> list[object]:
-    return [score.label, *map(number, (score.precision, score.recall, score.f1)), score.support, score.predicted]
+def _label_row(score: LabelScore, num: int) -> list[object]:
+    always = 2 * score.support / (score.support + num) if num else 0.0
+    measured = map(number, (score.precision, score.recall, score.f1, always))
+    return [score.label, *measured, score.support, score.predicted]
