@@ -27,6 +27,7 @@ StoreUrl = Annotated[
     typer.Option("--store", metavar="URL", help="Where people may keep a history: sqlite:///FILE or postgresql://..."),
 ]
 KeepDays = Annotated[float, typer.Option(min=0.01, help="After so many days without use a history goes.")]
+ShowReasons = Annotated[bool, typer.Option(help="Which rules gave a level, in each answer: not for users.")]
 AllowedHosts = Annotated[
     list[str] | None, typer.Option(metavar="NAME", help="A host name that is answered to as well; repeatable.")
 ]
@@ -55,9 +56,7 @@ def serve(
     show_readings: Annotated[
         bool, typer.Option("--show-readings/--hide-readings", help="What the heads read, in each answer.")
     ] = True,
-    show_reasons: Annotated[
-        bool, typer.Option(help="Which rules gave a level, in each answer: not for users.")
-    ] = False,
+    show_reasons: ShowReasons = False,
     max_running: Annotated[int, typer.Option(min=1, help="Replies written at once.")] = 64,
     max_waiting: Annotated[int, typer.Option(min=0, help="Requests that wait for a place; one more gets 429.")] = 64,
     allow_host: AllowedHosts = None,
