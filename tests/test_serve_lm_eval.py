@@ -50,7 +50,7 @@ def test_the_harness_scores_a_served_model_as_we_do(tmp_path: Path) -> None:
     answers = [answer_to(question, number) for number, question in enumerate(questions)]
     rows = [
         {
-            "prompt": request_for(question).messages[-1].content,
+            "prompt": request_for(question, "lm-eval").messages[-1].content,
             "reference_answer_fullscale": repr(
                 {f"emotion{at}": name for at, name in enumerate(question.emotions, start=1)}
                 | {f"emotion{at}_score": str(value) for at, value in enumerate(question.reference, start=1)}
@@ -63,7 +63,7 @@ def test_the_harness_scores_a_served_model_as_we_do(tmp_path: Path) -> None:
 
     harness = Path(next(iter(lm_eval.__path__)))
     (tmp_path / "utils.py").write_bytes((harness / "tasks" / "eq_bench" / "utils.py").read_bytes())
-    task = TASK.format(rows=tmp_path / "rows.jsonl", tokens=MAX_NEW_TOKENS)
+    task = TASK.format(rows=tmp_path / "rows.jsonl", tokens=MAX_NEW_TOKENS["lm-eval"])
     (tmp_path / "toy_eq_bench.yaml").write_text(task, encoding="utf-8")
     with serving(app_of(ScriptedEngine(answers))) as url:
         command = [sys.executable, "-m", "lm_eval", "--model", "local-chat-completions", "--tasks", "toy_eq_bench"]
@@ -76,8 +76,8 @@ def test_the_harness_scores_a_served_model_as_we_do(tmp_path: Path) -> None:
     [results] = (tmp_path / "out").rglob("results_*.json")
     theirs = json.loads(results.read_text(encoding="utf-8"))["results"]["toy_eq_bench"]
     [samples] = (tmp_path / "out").rglob("samples_*.jsonl")
-    rows = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
-    said = {questions[row["doc_id"]].id: row["resps"][0][0] for row in rows}
+    logged = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+    said = {questions[row["doc_id"]].id: row["resps"][0][0] for row in logged}
     assert len(said) == NUM_QUESTIONS
     ours = score(questions, Answers(said))
     assert theirs["eqbench,none"] == pytest.approx(ours.lm_eval, abs=1e-6)

@@ -83,7 +83,7 @@ api = APIRouter()
 api.post(
     "/v1/chat/completions",
     response_model=CompletionShape,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **ERRORS},
+    responses={200: {"content": {"text/event-stream": {}}}, **ERRORS},
     openapi_extra=body_of(ChatRequest),
 )(chat_completions)
 
