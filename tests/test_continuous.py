@@ -20,7 +20,7 @@ from warmline.engine.slots import Reader, SlotCache
 from warmline.model.load import load_tokenizer
 
 from .conftest import WORDS
-from .test_local import load, near, texts, with_stage
+from .test_local import LONG, load, near, short_of, texts, with_stage
 from .test_local_batch import DIALOGPT, GREEDY, alone, asks
 from .toys import TOYS, save_toy
 
@@ -119,12 +119,11 @@ def test_a_reply_of_several_is_what_its_own_seed_gives_alone(plain: LocalEngine,
     assert len(set(alone(plain, single))) == 3
 
 
-def test_readings_and_notes_stand_on_the_first_chunk(toy_base: Path, runner: Runner) -> None:
-    local = LocalEngine(with_stage(toy_base), load_tokenizer(toy_base), "sft")
+def test_readings_and_notes_stand_on_the_first_chunk(toy_base: Path, tmp_path: Path, runner: Runner) -> None:
+    local = short_of(toy_base, tmp_path / "short", 120)
     engine = runner.engine(local)
     assert engine.capabilities() == local.capabilities() >= {"heads"}
-    long = tuple(Message("assistant" if at % 2 else "user", "I feel so alone here") for at in range(81))
-    requests = [*asks(GREEDY, 5), GenerateRequest(long, GREEDY)]
+    requests = [*asks(GREEDY, 5), GenerateRequest(LONG, GREEDY)]
     streams = [engine.generate(request) for request in requests]
     for request, stream in zip(requests, streams, strict=True):
         first, *rest = stream
