@@ -216,10 +216,8 @@ class SafetySettings(Settings):
     accept_missed_crises: bool = False  # allows thresholds above the shipped ones; said at every start
 
 
-class CompanionSettings(Settings):
-    """How the companion speaks where nothing is at risk. A conversation may choose another style."""
-
-    style: StyleSettings = StyleSettings()
+class CompanionSettings(Settings):  # how it speaks where nothing is at risk
+    style: StyleSettings = StyleSettings()  # a conversation may choose another
     reflection: bool = False  # a hidden line before each reply: what happened, what they feel, what to do next
     candidates: int = Field(default=1, ge=1, le=4)  # above 1: a reply that begins without warmth is drawn again
 
@@ -272,8 +270,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def load_safety(name: str) -> SafetySettings:
     """The `safety` section of a recipe, or of a YAML file that need hold nothing else. Raises ConfigError."""
-    section = _read_tree(name, seen=()).get("safety")
-    if section is None:
+    if (section := _read_tree(name, seen=()).get("safety")) is None:
         raise ConfigError(f"{name}: it has no section safety")
     try:
         return SafetySettings.model_validate(section)
