@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -99,7 +100,7 @@ def test_the_async_client(url: str) -> None:
 
 
 def test_what_is_ignored_is_said(client: openai.OpenAI) -> None:
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    tool: Any = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
     answer = client.chat.completions.create(
         **body(),
         tools=[tool],

@@ -203,7 +203,7 @@ def bad_engine(how: str) -> Iterator[str]:
             if how == "error":
                 self.wfile.write(json.dumps({"error": {"message": SECRET}}).encode())
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class' name
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)

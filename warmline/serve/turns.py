@@ -38,7 +38,8 @@ class Began(NamedTuple):
     card: dict[str, Any] | None
 
 
-class Piece(NamedTuple):
+@dataclass(frozen=True)
+class Piece:
     """Released words of a reply."""
 
     index: int  # of the reply
@@ -46,7 +47,8 @@ class Piece(NamedTuple):
     is_card: bool
 
 
-class Ended(NamedTuple):
+@dataclass(frozen=True)
+class Ended:
     index: int
     level: Level
     source: str  # of policy.TIERS
