@@ -279,7 +279,7 @@ def _played_row(played: eq_bench3.Played, material: eq_bench3.Material, title: s
         prompt_id=played.id,
         prompt=(Spoken(role="user", content=eq_bench3.asked(material, played.id)[0]),),
         model=title,
-        response=played.turns[0] if played.turns else None,
+        response=next(iter(played.turns), None),
         meta=meta,
         decoding={"played_with": played.played_with},
     )
