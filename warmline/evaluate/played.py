@@ -255,7 +255,7 @@ def plain(value: Any) -> Any:
 
 def _talk_row(talk: Talk, title: str, decoding: Mapping[str, Any]) -> ExportRow:
     """A talk by its first exchange: what was said later hangs on the replies. `meta.turns` has the whole."""
-    first = talk.turns[1] if len(talk.turns) > 1 else None
+    first = next(iter(talk.turns[1:]), None)
     is_reply = first is not None and first.reply_source != "notice" and bool(first.text.strip())
     meta = talk.model_dump(mode="json", include={"persona", "domain", "risk", "ended", "status", "turns", "made_with"})
     if not is_reply:
