@@ -255,7 +255,7 @@ def plain(value: Any) -> Any:
 
 def _talk_row(talk: Talk, title: str, decoding: Mapping[str, Any]) -> ExportRow:
     """A talk by its first exchange: what was said later hangs on the replies. `meta.turns` has the whole."""
-    first = talk.turns[1] if len(talk.turns) > 1 else None
+    first = next(iter(talk.turns[1:]), None)
     is_reply = first is not None and first.reply_source != "notice" and bool(first.text.strip())
     meta = talk.model_dump(mode="json", include={"persona", "domain", "risk", "ended", "status", "turns", "made_with"})
     if not is_reply:
@@ -279,7 +279,7 @@ def _played_row(played: eq_bench3.Played, material: eq_bench3.Material, title: s
         prompt_id=played.id,
         prompt=(Spoken(role="user", content=eq_bench3.asked(material, played.id)[0]),),
         model=title,
-        response=played.turns[0] if played.turns else None,
+        response=next(iter(played.turns), None),
         meta=meta,
         decoding={"played_with": played.played_with},
     )
