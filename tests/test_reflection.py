@@ -152,7 +152,7 @@ class Blabs:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         can: tuple[Capability, ...] = ("n", "logits", "heads")
-        self._can = frozenset(name for name in can if rng.random() < 0.7)
+        self._can: frozenset[Capability] = frozenset(name for name in can if rng.random() < 0.7)
         self.canaries: list[str] = []
         self.line = ""
         self.num_told = 0

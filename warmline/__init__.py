@@ -1,5 +1,10 @@
 """warmline turns an open-weights chat model into an empathetic, safety-aware companion, and proves what it did."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from warmline.embed import open_companion as open_companion
+
 __version__ = "0.1.0"
 
 

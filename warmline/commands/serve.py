@@ -2,7 +2,6 @@
 
 import ipaddress
 import os
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
@@ -176,28 +175,22 @@ def _local(name: str | None, url: str | None) -> dict[str, Opened]:
         return _remote(name, url)
     if name is None:
         raise ValueError("name a run or a model, or give --engine scripted")
+    from warmline.engine.continuous import Runner
     from warmline.pipeline import finished_stages, open_engine, open_run
 
     run = run_dir(name)
     is_run = (run.path / "recipe.yaml").is_file()
     loaded = open_run(run) if is_run else None
-    lock = threading.Lock()
+    stages = {stage: open_engine(name, run, stage, loaded) for stage in (finished_stages(run) if is_run else (None,))}
+    runner = Runner()  # once every stage is open: from then on its thread owns the model
     found: dict[str, Opened] = {}
-    for stage in finished_stages(run) if is_run else (None,):
-        opened = open_engine(name, run, stage, loaded)
-        engine = _shared(opened.engine, lock)
+    for stage, opened in stages.items():
         about = {"engine": "local", "stage": stage or "base"}
+        engine = runner.engine(opened.engine)
         found[stage or ""] = Opened(engine, opened.system_prompt, opened.safety, opened.risk_head, about)
     label = run.path.name if is_run else name
     staged = {f"{label}:{stage}": opened for stage, opened in found.items() if stage}
     return {label: [*found.values()][-1], **staged}
-
-
-def _shared(engine: "Engine", lock: threading.Lock) -> "Engine":
-    """An engine that many threads may ask: all stages share one model, which decodes for one at a time."""
-    from warmline.engine.wrapped import OneAtATime
-
-    return OneAtATime(engine, lock)
 
 
 def _listen(app: "FastAPI", host: str, port: int, models: "Mapping[str, Model]") -> None:

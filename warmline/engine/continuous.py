@@ -299,6 +299,10 @@ class ContinuousEngine:
                 if isinstance(stream, Stream):
                     stream.close()
 
+    def count(self, messages: Sequence[Message], reply: str) -> tuple[int, int]:
+        """Tokens of the prompt and of the reply: no weight is touched."""
+        return self._local.count(messages, reply)
+
     def score(self, messages: Sequence[Message], reply: str) -> Scores:
         return self._runner.call(lambda: self._local.score(messages, reply))
 

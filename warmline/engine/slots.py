@@ -59,8 +59,8 @@ class SlotCache(Cache):
 
 
 class _SlotLayer(CacheLayerMixin):
-    keys: Tensor  # [rows, heads, positions, width]
-    values: Tensor
+    keys: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]  # [rows, heads, positions, width]
+    values: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, cache: SlotCache) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Engines around an engine: one that stops when nobody waits any more, and one that takes requests one at a time."""
+"""An engine around an engine, which stops when nobody waits any more."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -35,29 +35,6 @@ class Interruptible:
     def _check(self) -> None:
         if self._gone.is_set():
             raise Gone
-
-
-class OneAtATime:
-    """`engine` behind a lock, for a model that threads must not share while it decodes."""
-
-    def __init__(self, engine: Engine, lock: threading.Lock) -> None:
-        self._engine = engine
-        self._lock = lock  # the same for all engines of one model
-
-    def capabilities(self) -> frozenset[Capability]:
-        return self._engine.capabilities()
-
-    def generate(self, request: GenerateRequest) -> Iterator[Chunk]:
-        with self._lock, closing(_closable(self._engine.generate(request))) as chunks:
-            yield from chunks
-
-    def score(self, messages: Sequence[Message], reply: str) -> Scores:
-        with self._lock:
-            return self._engine.score(messages, reply)
-
-    def count(self, messages: Sequence[Message], reply: str) -> tuple[int, int]:
-        """As the engine within counts; AttributeError where it does not."""
-        return self._engine.count(messages, reply)  # type: ignore[attr-defined]
 
 
 def _closable(chunks: Iterator[Chunk]):

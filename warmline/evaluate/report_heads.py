@@ -83,10 +83,12 @@ def _all_labels(task: AllLabels) -> str:
     if task.unscored:
         notes.append(f"Not in the numbers: {task.unscored} labelled turns without a reading.")
     rows = [
-        [*_label_row(score)[:-2], _threshold(task.thresholds.get(score.label)), *_label_row(score)[-2:]]
+        [*row[:-2], _threshold(task.thresholds.get(score.label)), *row[-2:]]
         for score in task.labels
+        for row in [_label_row(score, task.n)]
     ]
-    every = table(["label", "precision", "recall", "F1", "threshold", "support", "predicted"], rows)
+    floor = "floor: F1 if always said"
+    every = table(["label", "precision", "recall", "F1", floor, "threshold", "support", "predicted"], rows)
     return "\n\n".join([shown, " ".join(notes), every])
 
 

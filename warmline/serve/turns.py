@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from warmline.data.style import styled_prompt
 from warmline.dialogue.companion import Answer, Session, Setting, help_now, respond, told
+from warmline.dialogue.style import styled
 from warmline.engine.engine import CountsTokens, Message, Reading, Sampling
 from warmline.engine.scripted import ScriptedEngine
 from warmline.engine.wrapped import Interruptible
@@ -131,7 +131,7 @@ def setting_of(setting: Setting, request: ChatRequest, asked: Asked) -> Setting:
     prompt = "\n\n".join(part for part in (setting.system_prompt, asked.system) if part) or None
     wishes = request.warmline
     if wishes is not None and wishes.style is not None:
-        prompt = styled_prompt(prompt, wishes.style)
+        setting = styled(setting, wishes.style)
     country = wishes.country.upper() if wishes is not None and wishes.country else setting.country
     return replace(setting, sampling=replace(setting.sampling, **changes), system_prompt=prompt, country=country)
 
