@@ -18,7 +18,9 @@ ARGUMENTS = [
     "--no-first-run",
 ]
 ELSEWHERE = "https://www.bbc.com/weather"  # where quick exit goes; answered here, nothing leaves the machine
-WATCH_POLICY = "addEventListener('securitypolicyviolation', e => console.error('policy violated: ' + e.violatedDirective))"
+WATCH_POLICY = (
+    "addEventListener('securitypolicyviolation', e => console.error('policy violated: ' + e.violatedDirective))"
+)
 
 PATIENCE = 60_000  # milliseconds, for a machine that does much else
 expect.set_options(timeout=PATIENCE)
@@ -58,7 +60,8 @@ class Visit:
         self.page.fill("#message", text)
         self.page.press("#message", "Enter")
         self.page.wait_for_function(
-            "n => document.querySelectorAll('.by-companion').length > n && !document.querySelector('#send').hidden", arg=before
+            "n => document.querySelectorAll('.by-companion').length > n && !document.querySelector('#send').hidden",
+            arg=before,
         )
 
     def replies(self) -> list[str]:
@@ -92,7 +95,7 @@ def visiting(browser: Browser, url: str, *, expected: tuple[str, ...] = (), **op
     context.add_init_script(WATCH_POLICY)
     context.route(f"{ELSEWHERE}*", lambda route: route.fulfill(body="<title>Weather</title>", content_type="text/html"))
     visit = Visit(context, context.new_page(), url)
-    context.on("request", lambda request: visit.requests.append(request))
+    context.on("request", lambda request: visit.requests.append(request))  # noqa: PLW0108 - no builtin is taken
     visit._watch(visit.page)
     try:
         yield visit

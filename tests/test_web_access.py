@@ -7,7 +7,6 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from warmline.serve.store.history import Store
-from warmline.serve.store.routes import history_router
 
 from .browser import Visit, visiting
 from .web_server import DANGER, web_server
@@ -16,7 +15,7 @@ from .web_server import DANGER, web_server
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     store = Store(f"sqlite:///{tmp_path_factory.mktemp('store') / 'history.db'}")
-    with web_server(routers=[history_router(store)]) as address:
+    with web_server(store=store) as address:
         yield address
 
 
@@ -204,6 +203,8 @@ def test_axe_finds_nothing_serious(chromium: Browser, url: str, scene: str, sche
 
 def test_axe_would_find_something(visit: Visit) -> None:
     page = visit.begin()
-    page.evaluate("document.querySelector('#composer label').remove(); document.querySelector('#message').placeholder = ''")
+    page.evaluate(
+        "document.querySelector('#composer label').remove(); document.querySelector('#message').placeholder = ''"
+    )
     found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     assert "label" in {each["id"] for each in found if each["impact"] in ("serious", "critical")}

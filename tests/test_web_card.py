@@ -199,7 +199,10 @@ def test_nothing_is_cut_off_on_a_phone(chromium: Browser, url: str, width: int) 
         fits()
         visit.say("Averylongwordthatnobodywouldeverwritebutmightpasteintothepage" * 3)
         fits()
-        for opener, closer in (("#open-style", "#style .primary"), ("#open-settings", "#settings .primary[data-closes]")):
+        for opener, closer in (
+            ("#open-style", "#style .primary"),
+            ("#open-settings", "#settings .primary[data-closes]"),
+        ):
             page.tap(opener)
             fits()
             page.tap(closer)
@@ -231,9 +234,13 @@ def test_help_works_when_the_server_is_gone(chromium: Browser) -> None:
         page.reload()
         expect(page.locator(".help-page a[href='tel:988']")).to_be_visible()
         expect(page.locator(".help-page h1")).to_have_text("warmline AI")
-        names = page.evaluate("caches.keys().then(all => Promise.all(all.map(name => caches.open(name).then(c => c.keys()))))")
+        names = page.evaluate(
+            "caches.keys().then(all => Promise.all(all.map(name => caches.open(name).then(c => c.keys()))))"
+        )
         assert len(names) == 1
-        stored = page.evaluate("caches.open('warmline-help-1').then(c => c.keys()).then(all => all.map(r => new URL(r.url).pathname))")
+        stored = page.evaluate(
+            "caches.open('warmline-help-1').then(c => c.keys()).then(all => all.map(r => new URL(r.url).pathname))"
+        )
         assert all(path.startswith("/static/") or path == "/resources" for path in stored)
     finally:
         leave.__exit__(None, None, None)
@@ -278,7 +285,10 @@ def test_the_stream_reader_takes_any_cut_and_line_end(visit: Visit) -> None:
       for await (const data of eventsOf(body)) found.push(data);
       return found;
     }"""
-    text = ": \n\ndata: {\"a\": \"ümläut 🌱\"}\n\nevent: x\ndata:two\ndata: lines\n\n\ndata: [DONE]\n\n"
+    text = ': \n\ndata: {"a": "ümläut 🌱"}\n\nevent: x\ndata:two\ndata: lines\n\n\ndata: [DONE]\n\n'
     for ends in ("\n", "\r\n", "\r"):
         for size in (1, 2, 3, 7, 1000):
-            assert page.evaluate(read, [text, size, ends]) == ['{"a": "ümläut 🌱"}', "two\nlines", "[DONE]"], (ends, size)
+            assert page.evaluate(read, [text, size, ends]) == ['{"a": "ümläut 🌱"}', "two\nlines", "[DONE]"], (
+                ends,
+                size,
+            )

@@ -108,7 +108,9 @@ def test_enter_sends_and_shift_enter_starts_a_line(visit: Visit) -> None:
 
 
 def test_sentences_appear_as_they_are_released_and_stop_ends_the_work(chromium: Browser) -> None:
-    engine = PacedEngine(["This is the first sentence. " + "And then it goes on, slowly and quietly. " * 20], seconds=0.05)
+    engine = PacedEngine(
+        ["This is the first sentence. " + "And then it goes on, slowly and quietly. " * 20], seconds=0.05
+    )
     with web_server(engine) as url, visiting(chromium, url) as visit:
         page = visit.begin()
         page.keyboard.type("Hello.")
@@ -144,7 +146,9 @@ def test_a_style_reaches_the_model_and_stays_for_the_tab(visit: Visit, engine: P
 
 
 @pytest.mark.parametrize("kind", ["tone", "persona"])
-def test_every_style_that_the_page_offers_is_one_that_the_server_takes(visit: Visit, kind: str, engine: PacedEngine) -> None:
+def test_every_style_that_the_page_offers_is_one_that_the_server_takes(
+    visit: Visit, kind: str, engine: PacedEngine
+) -> None:
     page = visit.begin()
     offered = page.locator(f"#{kind}s input").evaluate_all("all => all.map(each => each.value)")
     assert len(offered) == {"tone": 7, "persona": 6}[kind]
@@ -190,7 +194,7 @@ def test_a_heavier_message_is_met_with_an_offer_and_no_level_is_shown(chromium: 
         shown = page.locator("body").inner_text().lower()
         assert not re.search(r"\b(elevated|level|risk|assessment)\b", shown)
         with page.expect_response("**/actions") as answered:
-            page.get_by_role("button", name="This isn’t about me being in danger").click()
+            page.get_by_role("button", name="This isn\u2019t about me being in danger").click()
         assert answered.value.json() == {"action": "not_me", "known": True, "level": "none"}
         expect(page.locator(".app-note").first).not_to_contain_text("there are people")
 
@@ -223,7 +227,10 @@ def test_feelings_are_drawn_listed_and_hidden(visit: Visit) -> None:
     assert heavy < light
     assert picture.locator(".feeling").all_text_contents() == ["grief", "joy"]
     page.click("#feelings summary")
-    assert page.locator("#feelings-table tbody tr").all_inner_texts() == ["1\tgrief, sadness\t−0.8", "2\tjoy, gratitude\t+0.5"]
+    assert page.locator("#feelings-table tbody tr").all_inner_texts() == [
+        "1\tgrief, sadness\t\u22120.8",
+        "2\tjoy, gratitude\t+0.5",
+    ]
     page.click("#hide-feelings")
     expect(page.locator("#feelings")).to_be_hidden()
     expect(page.locator("#open-feelings")).to_be_focused()

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
 from warmline.commands.shared import companion
 from warmline.config import SafetySettings
@@ -14,6 +14,7 @@ from warmline.engine.engine import Chunk, GenerateRequest, Message, Reading, Sam
 from warmline.engine.scripted import ScriptedEngine
 from warmline.serve.app import create_app
 from warmline.serve.models import Model, Options
+from warmline.serve.store.history import Store
 
 from .servers import serving
 
@@ -45,7 +46,9 @@ class PacedEngine(ScriptedEngine):
     def generate(self, request: GenerateRequest) -> Iterator[Chunk]:
         self.requests.append(request)
         said = {message.content.split("\n")[0] for message in request.messages if message.role == "user"}
-        chunks = super().generate(request) if said.isdisjoint((DANGER, EMERGENCY)) else self._in_crisis.generate(request)
+        chunks = (
+            super().generate(request) if said.isdisjoint((DANGER, EMERGENCY)) else self._in_crisis.generate(request)
+        )
         for chunk in chunks:
             time.sleep(self.seconds)
             self.num_words += 1
@@ -56,9 +59,13 @@ def readings_of(messages: Sequence[Message]) -> tuple[Reading, ...]:
     """What heads would read: heavier with each word of loss in the newest turn."""
     said = messages[-1].content.lower()
     if "called" in said or "thank" in said:
-        return Reading("emotion", ("joy", "gratitude"), (0.6, 0.3)), Reading("affect", ("valence", "arousal"), (0.5, 0.1))
+        return Reading("emotion", ("joy", "gratitude"), (0.6, 0.3)), Reading(
+            "affect", ("valence", "arousal"), (0.5, 0.1)
+        )
     if "alone" in said or "lost" in said:
-        return Reading("emotion", ("grief", "sadness"), (0.5, 0.4)), Reading("affect", ("valence", "arousal"), (-0.8, 0.2))
+        return Reading("emotion", ("grief", "sadness"), (0.5, 0.4)), Reading(
+            "affect", ("valence", "arousal"), (-0.8, 0.2)
+        )
     return Reading("emotion", ("sadness", "fear"), (0.7, 0.1)), Reading("affect", ("valence", "arousal"), (-0.4, 0.2))
 
 
@@ -75,12 +82,12 @@ def web_app(
     *,
     country: str | None = "US",
     options: Options | None = None,
-    routers: Sequence[APIRouter] = (),
+    store: Store | None = None,
 ) -> FastAPI:
     """The application of one model called `scripted`."""
     warm()
     setting = companion(engine or PacedEngine(), None, Sampling(), country, SafetySettings(), None, None)
-    return create_app({"scripted": Model("scripted", setting)}, options or Options(), routers)
+    return create_app({"scripted": Model("scripted", setting)}, options or Options(), store=store)
 
 
 def web_server(engine: ScriptedEngine | None = None, **changes) -> AbstractContextManager[str]:
