@@ -95,7 +95,7 @@ def visiting(browser: Browser, url: str, *, expected: tuple[str, ...] = (), **op
     context.add_init_script(WATCH_POLICY)
     context.route(f"{ELSEWHERE}*", lambda route: route.fulfill(body="<title>Weather</title>", content_type="text/html"))
     visit = Visit(context, context.new_page(), url)
-    context.on("request", lambda request: visit.requests.append(request))
+    context.on("request", lambda request: visit.requests.append(request))  # noqa: PLW0108 - no builtin is taken
     visit._watch(visit.page)
     try:
         yield visit

@@ -7,7 +7,6 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from warmline.serve.store.history import Store
-from warmline.serve.store.routes import history_router
 
 from .browser import Visit, visiting
 from .web_server import DANGER, web_server
@@ -16,7 +15,7 @@ from .web_server import DANGER, web_server
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     store = Store(f"sqlite:///{tmp_path_factory.mktemp('store') / 'history.db'}")
-    with web_server(routers=[history_router(store)]) as address:
+    with web_server(store=store) as address:
         yield address
 
 

@@ -194,7 +194,7 @@ def test_a_heavier_message_is_met_with_an_offer_and_no_level_is_shown(chromium: 
         shown = page.locator("body").inner_text().lower()
         assert not re.search(r"\b(elevated|level|risk|assessment)\b", shown)
         with page.expect_response("**/actions") as answered:
-            page.get_by_role("button", name="This isn’t about me being in danger").click()
+            page.get_by_role("button", name="This isn\u2019t about me being in danger").click()
         assert answered.value.json() == {"action": "not_me", "known": True, "level": "none"}
         expect(page.locator(".app-note").first).not_to_contain_text("there are people")
 
@@ -228,7 +228,7 @@ def test_feelings_are_drawn_listed_and_hidden(visit: Visit) -> None:
     assert picture.locator(".feeling").all_text_contents() == ["grief", "joy"]
     page.click("#feelings summary")
     assert page.locator("#feelings-table tbody tr").all_inner_texts() == [
-        "1\tgrief, sadness\t−0.8",
+        "1\tgrief, sadness\t\u22120.8",
         "2\tjoy, gratitude\t+0.5",
     ]
     page.click("#hide-feelings")

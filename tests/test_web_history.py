@@ -12,7 +12,6 @@ from warmline.serve.keys import Key, Keys, digest_of, new_key
 from warmline.serve.models import Options
 from warmline.serve.store.database import CONVERSATIONS
 from warmline.serve.store.history import Store
-from warmline.serve.store.routes import history_router
 
 from .browser import Visit, visiting
 from .web_server import DANGER, web_server
@@ -28,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
     store = Store(f"sqlite:///{folder / 'history.db'}")
-    with web_server(routers=[history_router(store)]) as address:
+    with web_server(store=store) as address:
         yield address
 
 
@@ -155,8 +154,7 @@ def test_leaving_quickly_keeps_the_key_but_shows_nothing(visit: Visit) -> None:
 
 
 def test_a_server_without_a_store_says_so(chromium: Browser) -> None:
-    routers = [history_router(None)]
-    with web_server(routers=routers) as url, visiting(chromium, url, expected=("/v1/history",)) as visit:
+    with web_server() as url, visiting(chromium, url, expected=("/v1/history",)) as visit:
         page = visit.begin()
         page.click("#open-settings")
         expect(page.locator("#history-off-here")).to_be_visible()
@@ -166,7 +164,7 @@ def test_a_server_without_a_store_says_so(chromium: Browser) -> None:
 def test_a_store_that_breaks_loses_nothing_and_is_told(chromium: Browser, tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path / 'history.db'}")
     expected = ("/v1/history",)
-    with web_server(routers=[history_router(store)]) as url, visiting(chromium, url, expected=expected) as visit:
+    with web_server(store=store) as url, visiting(chromium, url, expected=expected) as visit:
         page = visit.begin()
         visit.say(SECRET)
         switch_on(visit)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
 from warmline.commands.shared import companion
 from warmline.config import SafetySettings
@@ -14,6 +14,7 @@ from warmline.engine.engine import Chunk, GenerateRequest, Message, Reading, Sam
 from warmline.engine.scripted import ScriptedEngine
 from warmline.serve.app import create_app
 from warmline.serve.models import Model, Options
+from warmline.serve.store.history import Store
 
 from .servers import serving
 
@@ -81,12 +82,12 @@ def web_app(
     *,
     country: str | None = "US",
     options: Options | None = None,
-    routers: Sequence[APIRouter] = (),
+    store: Store | None = None,
 ) -> FastAPI:
     """The application of one model called `scripted`."""
     warm()
     setting = companion(engine or PacedEngine(), None, Sampling(), country, SafetySettings(), None, None)
-    return create_app({"scripted": Model("scripted", setting)}, options or Options(), routers)
+    return create_app({"scripted": Model("scripted", setting)}, options or Options(), store=store)
 
 
 def web_server(engine: ScriptedEngine | None = None, **changes) -> AbstractContextManager[str]:

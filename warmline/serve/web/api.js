@@ -64,6 +64,11 @@ export async function json(path, options) {
   return (await request(path, options)).json();
 }
 
+/** A request whose answer says nothing that matters; it is read all the same, which frees the connection. */
+export async function sent(path, options) {
+  await (await request(path, options)).arrayBuffer();
+}
+
 let model = null;
 
 /** The name to ask for: the latest stage, which is the name without a colon. */

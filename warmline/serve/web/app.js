@@ -1,6 +1,6 @@
 // The page's composition: every part is made and joined here.
 
-import { request, whenLocked } from "./api.js";
+import { sent, whenLocked } from "./api.js";
 import { drawn, loadCard } from "./card.js";
 import { Chat } from "./chat.js";
 import { announce, byId, opened } from "./dom.js";
@@ -91,7 +91,7 @@ function acted(action) {
   }
   if (!["with_me", "not_me", "hide"].includes(action)) return;
   const address = `/v1/sessions/${encodeURIComponent(chat.session)}/actions`;
-  request(address, { method: "POST", body: { action }, headers: historyHeaders() }).catch(() => {});
+  sent(address, { method: "POST", body: { action }, headers: historyHeaders() }).catch(() => {});
 }
 
 /** The card in a dialog, at every level and over every other dialog. */

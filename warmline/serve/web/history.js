@@ -1,7 +1,7 @@
 // Kept conversations, for those who want them: off by default, encrypted by the server with a key that only this
 // browser holds, which travels as a header of those requests and is never part of an address.
 
-import { Failure, json, request } from "./api.js";
+import { Failure, json, request, sent } from "./api.js";
 import { byId, el, opened } from "./dom.js";
 import { device, randomText } from "./stored.js";
 
@@ -20,7 +20,7 @@ export const isKeeping = () => device.get(KEY) !== null;
 export async function keep(conversation, turns) {
   if (!isKeeping() || !turns.length) return true;
   try {
-    await request(path(conversation), { method: "PUT", body: { turns }, headers: historyHeaders() });
+    await sent(path(conversation), { method: "PUT", body: { turns }, headers: historyHeaders() });
     return true;
   } catch {
     return false;
@@ -141,7 +141,7 @@ export class HistorySettings {
 
   async deleted(address) {
     try {
-      await request(address, { method: "DELETE", headers: historyHeaders() });
+      await sent(address, { method: "DELETE", headers: historyHeaders() });
       return true;
     } catch (failure) {
       if (failure.status === 404) return true; // there is none: that is what was asked for
