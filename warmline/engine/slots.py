@@ -59,8 +59,9 @@ class SlotCache(Cache):
 
 
 class _SlotLayer(CacheLayerMixin):
-    keys: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]  # [rows, heads, positions, width]
-    values: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
+    # [rows, heads, positions, width]
+    keys: Tensor  # pyright: ignore
+    values: Tensor  # pyright: ignore
 
     def __init__(self, cache: SlotCache) -> None:
         super().__init__()
