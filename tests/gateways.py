@@ -23,19 +23,24 @@ class Gateway(NamedTuple):
 
 
 @contextmanager
-def gateway(line: str, engine: str, store: str, folder: Path) -> Iterator[Gateway]:
-    """The process of one line of docs/deploy.md, with a test's addresses in place of those of the page. Its folder holds
-    its log and whatever else it writes."""
+def gateway(line: str, engine: str, store: str, folder: Path, *, startup: str = "") -> Iterator[Gateway]:
+    """The process of one line of docs/deploy.md, with a test's addresses in place of those of the page.
+
+    Its folder holds its log and whatever else it writes. `startup`: code that the interpreter runs before any other.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     words = shlex.split(line)[1:]
     for option, value in (("--url", engine), ("--store", store), ("--port", port)):
-        words[words.index(option) + 1] = value
-    folder.mkdir()
+        if option in words:
+            words[words.index(option) + 1] = value
+    code = folder / "startup"
+    code.mkdir(parents=True)
+    (code / "sitecustomize.py").write_text(startup, encoding="utf-8")
     log = folder / "log"
     environment = {**os.environ, "WARMLINE_HOME": str(folder / "home"), "TMPDIR": str(folder)}
-    environment["PYTHONPATH"] = str(Path(warmline.__file__).parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(warmline.__file__).parents[1]), str(code)])
     with log.open("wb") as out:
         command = [sys.executable, "-m", "warmline", *words]
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=folder)

@@ -143,7 +143,7 @@ def test_without_a_key_or_a_store_nothing_is_said(
     body = {"turns": []} if method == "PUT" else None
     assert "Warmline-Key is missing" in refusal(served.client.request(method, path, json=body), 401)
     for wrong in ("short", key_text() + "AA", "A" * 43, "ü" * 43):
-        headers = {"Warmline-Key": wrong.encode("latin-1")}  # type: ignore[dict-item]
+        headers = {b"Warmline-Key": wrong.encode("latin-1")}
         said = refusal(served.client.request(method, path, json=body, headers=headers), 400)
         assert wrong not in said
     other = served.client.request(method, path, json=body, headers=keyed(key_text()))

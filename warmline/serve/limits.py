@@ -2,12 +2,14 @@
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 
 from starlette.requests import Request
 
 from warmline.serve.wire import ApiError
 
 RETRY_AFTER_S = 5
+REST_BYTES, REST_S = 32 * 2**20, 2.0  # of a body that is refused: so much is read and thrown away, for so long
 
 
 class Places:
@@ -78,6 +80,7 @@ async def read_body(request: Request, max_bytes: int, max_s: float) -> bytes:
     """The whole body. Raises ApiError 413 for one that is too large and 408 for one that does not arrive in time."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
+        await _throw_away_rest(request)
         raise _too_large(max_bytes)
     pieces: list[bytes] = []
     size = 0
@@ -86,13 +89,30 @@ async def read_body(request: Request, max_bytes: int, max_s: float) -> bytes:
             async for piece in request.stream():
                 size += len(piece)
                 if size > max_bytes:
-                    raise _too_large(max_bytes)
+                    break
                 pieces.append(piece)
     except TimeoutError:
         raise ApiError(
             408, "The body did not arrive in time.", code="timeout", headers={"Connection": "close"}
         ) from None
+    if size > max_bytes:
+        pieces.clear()
+        await _throw_away_rest(request)
+        raise _too_large(max_bytes)
     return b"".join(pieces)
+
+
+async def _throw_away_rest(request: Request) -> None:
+    """Let a client that is still sending finish: the reset of a connection with unread bytes loses it the answer."""
+    if "expect" in request.headers:  # it waits for our word before it sends anything
+        return
+    size = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(REST_S):
+            async for piece in request.stream():
+                size += len(piece)
+                if size > REST_BYTES:
+                    return
 
 
 def _too_large(max_bytes: int) -> ApiError:

@@ -1,10 +1,11 @@
 """A session's risk as it is kept for 72 hours: its state, its use and its card, as JSON that is checked on the way back."""
 
 import time
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from warmline.dialogue.session import Session
 from warmline.safety.disclosure import Use
@@ -19,6 +20,19 @@ Count = Annotated[int, Field(ge=0, le=2**31)]
 Seconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 Moment = Annotated[float, Field(ge=-1e11, le=1e11, allow_inf_nan=False)]  # epoch seconds, by somebody's clock
 Floor = Annotated[int, Field(ge=Level.NONE, le=Level.EMERGENCY)]
+
+
+def _one_of(names: Collection[str]) -> Callable[[str], str]:
+    def checked(name: str) -> str:
+        if name not in names:
+            raise ValueError("not a name that is known")
+        return name
+
+    return checked
+
+
+Family = Annotated[str, AfterValidator(_one_of(SIGNALS))]
+Domain = Annotated[str, AfterValidator(_one_of(DOMAINS))]
 
 
 class KeptFormatError(ValueError):
@@ -43,10 +57,10 @@ class _State(_Shape):
     contact: bool
     delayed_until: Seconds
     accum: Seconds
-    families: Annotated[list[tuple[Literal[tuple(SIGNALS)], Count]], Field(max_length=len(SIGNALS))]
+    families: Annotated[list[tuple[Family, Count]], Field(max_length=len(SIGNALS))]
     turn: Count
     episode: Count
-    domains: list[Literal[DOMAINS]]
+    domains: list[Domain]
 
 
 class _Use(_Shape):

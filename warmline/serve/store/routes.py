@@ -129,10 +129,8 @@ def history_router(store: Store | None, forgotten: Callable[[Request, str], None
 
 
 def _add_keeping(router: APIRouter, on: Callable[[], Store]) -> None:
-    On = Annotated[Store, Depends(on)]
-
     @router.put("/history/{session}", response_model=HistoryShape, openapi_extra=body_of(SaveRequest))
-    async def save(request: Request, kept: On, key: Key, session: Session) -> JSONResponse:
+    async def save(request: Request, kept: Annotated[Store, Depends(on)], key: Key, session: Session) -> JSONResponse:
         """Opt in to keep this conversation, and save it."""
         body = await read_body(request, MAX_BODY_BYTES, MAX_BODY_S)
         wanted = await run_in_threadpool(_parsed, body)
@@ -140,12 +138,12 @@ def _add_keeping(router: APIRouter, on: Callable[[], Store]) -> None:
         return JSONResponse(_shown(await run_in_threadpool(kept.save, key, session, turns, wanted.version)))
 
     @router.get("/history", response_model=HistoriesShape)
-    def conversations(kept: On, key: Key) -> JSONResponse:
+    def conversations(kept: Annotated[Store, Depends(on)], key: Key) -> JSONResponse:
         """What is kept under this key: names and dates."""
         return JSONResponse({"object": "list", "data": [_shown(each) for each in kept.conversations(key)]})
 
     @router.get("/history/{session}", response_model=KeptShape)
-    def load(kept: On, key: Key, session: Session) -> JSONResponse:
+    def load(kept: Annotated[Store, Depends(on)], key: Key, session: Session) -> JSONResponse:
         """One conversation with its turns."""
         found = kept.load(key, session)
         if found is None:
@@ -153,7 +151,7 @@ def _add_keeping(router: APIRouter, on: Callable[[], Store]) -> None:
         return JSONResponse(_whole(found))
 
     @router.get("/export", response_model=ExportShape)
-    def export(kept: On, key: Key) -> StreamingResponse:
+    def export(kept: Annotated[Store, Depends(on)], key: Key) -> StreamingResponse:
         """Everything that is kept under this key."""
         headers = {"Content-Disposition": 'attachment; filename="warmline-export.json"'}
         return StreamingResponse(_export(kept, key), media_type="application/json", headers=headers)
@@ -162,14 +160,13 @@ def _add_keeping(router: APIRouter, on: Callable[[], Store]) -> None:
 def _add_forgetting(
     router: APIRouter, on: Callable[[], Store], forgotten: Callable[[Request, str], None] | None
 ) -> None:
-    On = Annotated[Store, Depends(on)]
-
     def forget_elsewhere(request: Request, *sessions: str) -> None:
-        for session in sessions if forgotten is not None else ():
-            forgotten(request, session)
+        if forgotten is not None:
+            for session in sessions:
+                forgotten(request, session)
 
     @router.delete("/history/{session}", response_model=ForgottenShape)
-    def forget(request: Request, kept: On, key: Key, session: Session) -> JSONResponse:
+    def forget(request: Request, kept: Annotated[Store, Depends(on)], key: Key, session: Session) -> JSONResponse:
         """Forget one conversation and its risk state."""
         was_kept = kept.forget(key, session)
         if was_kept:  # who has not the key of a kept conversation makes nobody forget its risk
@@ -177,7 +174,7 @@ def _add_forgetting(
         return JSONResponse({"object": "history.forgotten", "forgotten": int(was_kept)})
 
     @router.delete("/history", response_model=ForgottenShape)
-    def forget_all(request: Request, kept: On, key: Key) -> JSONResponse:
+    def forget_all(request: Request, kept: Annotated[Store, Depends(on)], key: Key) -> JSONResponse:
         """Forget everything that is kept under this key."""
         names = [each.session for each in kept.conversations(key)]
         gone = kept.forget_all(key)
