@@ -4,16 +4,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
+# A process per core; a file's tests stay together, so that what a module builds is built once.
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
 .PHONY: demo test test-all check format clean
 
 demo: $(VENV)/.installed          ## run the tiny recipe, then talk to it
 	$(BIN)/warmline demo
 
 test: $(VENV)/.installed-dev      ## the fast set
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(PARALLEL) -m "not slow"
 
 test-all: $(VENV)/.installed-dev  ## with the long runs
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 check: $(VENV)/.installed-dev     ## format, lint, types, tests
 	$(BIN)/ruff format --check .

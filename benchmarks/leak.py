@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+from benchmarks.leak_http import over_http
 from benchmarks.leaky import LENGTH, LETTERS, PART, Clock, Leaky
 from warmline.commands.safety import _replied
 from warmline.dialogue import ladder, stream
@@ -127,6 +128,8 @@ def as_json_line(setting: Setting, said: Sequence[str], _: random.Random, record
 
 
 SINKS = {by_pieces: 7, in_terminal: 2, as_json_line: 1}  # and how often
+# What a schedule over sockets comes to hangs on time as well, so that these are played on their own.
+ON_THEIR_OWN = {"http": over_http}
 
 
 @contextmanager
@@ -184,8 +187,8 @@ def setting() -> Setting:
     return Setting(ScriptedEngine(), load_detector(), load_directory(), "You are a friend.", country="IE")
 
 
-def play(number: int, seed: int) -> Outcome:
-    """One schedule: what it does hangs on its number and the seed alone."""
+def play(number: int, seed: int, sink_name: str | None = None) -> Outcome:
+    """One schedule: what it does hangs on its number and the seed alone. `sink_name`: of ON_THEIR_OWN."""
     rng = random.Random(f"{seed}/{number}")
     clock, record = Clock(), Record()
     engine = Leaky(rng, clock)
@@ -201,7 +204,8 @@ def play(number: int, seed: int) -> Outcome:
         audit=lambda event: record.shown["audit"].append(repr(event)),
     )
     said = rng.choices([*SAID], weights=[*SAID.values()], k=rng.choices((1, 2, 3), weights=(6, 3, 1))[0])
-    [sink] = rng.choices([*SINKS], weights=[*SINKS.values()])
+    [drawn] = rng.choices([*SINKS], weights=[*SINKS.values()])
+    sink = drawn if sink_name is None else ON_THEIR_OWN[sink_name]
     with (
         recorded(record),
         unreliable_rules(rng, clock),
@@ -241,10 +245,10 @@ class Total(NamedTuple):
     answers: Counter[tuple[str, str]]  # level and source
 
 
-def play_all(first: int, last: int, seed: int) -> list[Outcome]:
+def play_all(first: int, last: int, seed: int, sink_name: str | None = None) -> list[Outcome]:
     """The schedules from `first` to before `last`, in this process, with a WARMLINE_HOME of their own."""
     with tempfile.TemporaryDirectory() as home, mock.patch.dict(os.environ, {"WARMLINE_HOME": home}):
-        return [play(number, seed) for number in range(first, last)]
+        return [play(number, seed, sink_name) for number in range(first, last)]
 
 
 def total_of(outcomes: Sequence[Outcome]) -> Total:
@@ -266,16 +270,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="play this schedule again, and say where it leaks")
+    parser.add_argument("--sink", choices=[*ON_THEIR_OWN], help="play all schedules at this sink, over real sockets")
     options = parser.parse_args()
     if options.only is not None:
-        [outcome] = play_all(options.only, options.only + 1, options.seed)
+        [outcome] = play_all(options.only, options.only + 1, options.seed, options.sink)
         print(outcome)
         return int(bool(outcome.leaks))
     starts = range(0, options.schedules, CHUNK)
     ends = [min(start + CHUNK, options.schedules) for start in starts]
     outcomes: list[Outcome] = []
     with ProcessPoolExecutor(options.workers) as pool, progress("schedules", options.schedules) as advance:
-        for done in pool.map(play_all, starts, ends, [options.seed] * len(ends)):
+        for done in pool.map(play_all, starts, ends, [options.seed] * len(ends), [options.sink] * len(ends)):
             outcomes += done
             advance(len(done), f"{sum(bool(each.leaks) for each in outcomes)} leaked")
     total = total_of(outcomes)

@@ -42,8 +42,7 @@ def measure(name: str, work: Workload, *, vocab: str, dtype: Dtype, num_steps: i
     base = work.build_base(vocab, dtype)
     prepared = CONTENDERS[name].prepare(steps, base, dtype)
     _touch(base)
-    _give_back_memory()
-    base_mib = _status("VmRSS")
+    base_mib = resident_mib()
     loss = prepared.loss()
     _give_back_memory()
     meter = _Meter()
@@ -74,6 +73,12 @@ class _Meter:
     def mark(self) -> None:
         self.cpu.append(time.process_time())
         self.peak_mib = max(self.peak_mib, _status("VmHWM"))
+
+
+def resident_mib() -> float:
+    """Memory of this process, freed memory given back before."""
+    _give_back_memory()
+    return _status("VmRSS")
 
 
 def _status(key: str) -> float:

@@ -76,10 +76,10 @@ def table(rounds: Rounds, vocab: str) -> str:
         theirs, gains = rows[name]
         peak = median(each.peak_mib for each in theirs)
         share = median(each.peak_mib for each in ours) / peak
-        rates = _spread([each.rate() for each in theirs])
-        lines.append(f"| {name} | {rates} | {_spread(gains)}x | {peak:,.0f} | {share:.2f} of it |")
+        rates = spread([each.rate() for each in theirs])
+        lines.append(f"| {name} | {rates} | {spread(gains)}x | {peak:,.0f} | {share:.2f} of it |")
     peak = median(each.peak_mib for each in ours)
-    lines.append(f"| **warmline** | {_spread([each.rate() for each in ours])} | | {peak:,.0f} | |")
+    lines.append(f"| **warmline** | {spread([each.rate() for each in ours])} | | {peak:,.0f} | |")
     if order:
         gain = median(rows[order[0]][1])
         lines += ["", f"The honest row is the first: against {order[0]!r} warmline is {gain:.2f} times as fast."]
@@ -101,10 +101,10 @@ def _gains(rounds: Rounds, name: str, vocab: str) -> list[float]:
     return gains
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
     """The median, and the range where there is one.
 
-    >>> _spread([2.0]), _spread([1.0, 4.0, 2.0])
+    >>> spread([2.0]), spread([1.0, 4.0, 2.0])
     ('2.00', '2.00 [1.00, 4.00]')
     """
     middle = f"{median(values):.2f}"

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import yaml
 
 from warmline.config import BaseSettings
 from warmline.model.tiny import build_model, train_tokenizer
+
+from . import browser, postgres
 
 torch.set_num_threads(1)
 
@@ -128,6 +130,32 @@ def toy_recipe(tmp_path: Path, toy_base: Path, toy_corpus: Path) -> ToyRecipe:
         return file
 
     return write
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[postgres.Server]:
+    """A PostgreSQL server for all tests that use one."""
+    with postgres.running() as server:
+        if server is None:
+            pytest.skip("PostgreSQL is not installed")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[browser.Browser]:
+    """Debian's Chromium. Closed after each module: while it is open no other event loop can run in this thread."""
+    with browser.running() as opened:
+        if opened is None:
+            pytest.skip("Chromium is not installed")
+        yield opened
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database: each test that asks for it runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store' / 'history.db'}"
+    return request.getfixturevalue("database_server").new_database()
 
 
 @pytest.hookimpl(wrapper=True)

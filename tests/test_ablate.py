@@ -22,7 +22,7 @@ from warmline.evaluate.ablate import (
     run_cells,
 )
 from warmline.evaluate.results import SummaryError
-from warmline.evaluate.row_file import read_rows
+from warmline.evaluate.rows import read_rows
 from warmline.evaluate.stats import Interval
 
 from .conftest import ToyRecipe

@@ -111,7 +111,7 @@ def test_help_of_every_command_has_an_example_and_loads_no_torch() -> None:
 def test_the_example_of_a_command_is_one_that_it_accepts(name: str) -> None:
     example = re.search(r"Example: warmline (.+)", COMMANDS[name].help or "")
     assert example is not None
-    words = shlex.split(example[1].partition(" < ")[0])  # what a shell gives on standard input is no argument
+    words = shlex.split(re.split(r" (?:<|>>?) ", example[1])[0])  # what a shell does with files is no argument
     leaf = max((each for each in COMMANDS if words[: len(each.split())] == each.split()), key=len)
     context = COMMANDS[leaf].make_context(leaf, words[len(leaf.split()) :])
     recipe = context.params.get("recipe")

@@ -123,7 +123,7 @@ def test_eval_and_report_of_a_finished_run_say_the_same_again(finished: Path) ->
     report = warmline("report", "toy")
     assert (report.exit_code, report.stdout) == (0, f"{finished / 'report.md'}\n")
     evaluated = warmline("eval", finished)  # by its folder
-    assert (evaluated.exit_code, evaluated.stdout) == (0, f"{finished / 'scores' / 'summary.json'}\n")
+    assert (evaluated.exit_code, evaluated.stdout) == (0, f"{files[1]}\n{files[0]}\n")
     assert [file.read_bytes() for file in files] == before
 
 

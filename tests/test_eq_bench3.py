@@ -27,7 +27,7 @@ from warmline.evaluate.eq_bench3 import (
 )
 from warmline.evaluate.held_out import Progressed
 from warmline.evaluate.judge import Judge, RubricRow
-from warmline.evaluate.row_file import read_rows
+from warmline.evaluate.rows import read_rows
 from warmline.evaluate.stats import Interval
 
 from .test_remote import DONE, event, serving

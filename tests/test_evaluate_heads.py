@@ -27,7 +27,7 @@ from warmline.evaluate.strategy_history import (
     score_history,
 )
 from warmline.evaluate.summary import held_out_file, summarise, tuning_file
-from warmline.pipeline import accelerator, evaluate, prepare, run_sft
+from warmline.pipeline import accelerator, prepare, run_sft, score_stages
 from warmline.run_dir import RunDir, append_row, write_text
 
 from .conftest import ToyRecipe
@@ -310,7 +310,7 @@ def test_a_run_tunes_on_its_validation_split(toy_recipe: ToyRecipe, tmp_path: Pa
     here = accelerator()
     corpus, loaded = prepare(recipe, run, None, here)
     run_sft(recipe, run, corpus, loaded, here)
-    evaluate(recipe, run, corpus, loaded)
+    score_stages(recipe, run, corpus, loaded)
     tuned_on = {row.conversation.split("-")[0] for row in read_rows(tuning_file(run, "sft"))}
     scored = {row.conversation.split("-")[0] for row in read_rows(held_out_file(run, "sft"))}
     assert (tuned_on, scored) == ({"validation"}, {"test"})

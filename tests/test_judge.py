@@ -22,7 +22,7 @@ from warmline.evaluate.judge import (
     parse_rubric,
     score_rubric,
 )
-from warmline.evaluate.row_file import read_rows
+from warmline.evaluate.rows import read_rows
 
 from .test_remote import DONE, Server, event, serving
 

@@ -54,8 +54,11 @@ def test_eq_bench3_tells_the_models_failures_from_the_judges() -> None:
 
 def test_talks_are_shown_with_drift_and_counts() -> None:
     talks = [talk(f"p{n}", "hi", "You should ring her.", "ok, bye!", "Take care.") for n in range(7)]
-    shown = talk_table(report_talks(talks, samples=100, seed=1))
-    assert "| turns that advise | 0.500 [0.500, 0.500] | -1.000 [-1.000, -1.000] |" in shown
+    report = report_talks(talks, samples=100, seed=1)
+    shown = talk_table({"sft": report}, report)
+    assert "| measure, mean [95 %] | sft | floor: always the same sentence |" in shown
+    assert "| turns that advise | 0.500 [0.500, 0.500] | 0.500 [0.500, 0.500] |" in shown
+    assert "| turns that advise: change a turn | -1.000 [-1.000, -1.000] |" in shown
     assert "| talks with advice before listening | 1.000 [1.000, 1.000] |" in shown
-    assert "7 talks of 7 personas, 14 turns of the companion, 7 farewells. Levels: none 14." in shown
-    assert "not scored" in talk_table(report_talks([], samples=100, seed=1))
+    assert "- sft: 7 talks of 7 personas, 14 turns of the companion, 7 farewells. Levels: none 14." in shown
+    assert "nobody took leave" in talk_table({"sft": report_talks([], samples=100, seed=1)})

@@ -23,7 +23,7 @@ from warmline.evaluate.pairwise import (
     parse_choice,
     summarise_pairs,
 )
-from warmline.evaluate.row_file import read_rows
+from warmline.evaluate.rows import read_rows
 from warmline.evaluate.stats import Interval
 
 from .test_remote import DONE, Server, event, serving

@@ -86,6 +86,9 @@ def test_a_report_says_what_came_out_in_plain_sentences(tmp_path: Path):
     assert text.splitlines()[2].startswith("**This is a demonstration.**")
     assert "No clinician has reviewed" in text
     assert "is not therapy" in text
+    lead = text.split("## In short")[1].split("\n- ")[0]
+    assert "It reads emotion" in lead
+    assert "better than the best guess that looks at no text." in lead
     assert "The **emotion** head beats its best floor in accuracy (1.000 against" in text
     assert "The **affect** head does worse than its best floor in valence error" in text
     assert "held-out loss" in text

@@ -163,6 +163,22 @@ def test_what_the_transcript_or_the_memory_has_may_be_said() -> None:
     assert "fabricated_memory" in validate(claim, ReplyContext(Level.NONE, turns=only_claimed)).violations
 
 
+@pytest.mark.parametrize(
+    ("told", "claim", "invented"),
+    [
+        ("Dad says it doesn't matter.", "You mentioned your father says it does not matter.", False),
+        ("Dad says it doesn't matter.", "You mentioned your mother says it does not matter.", True),
+        ("My mum moved to Leeds.", "You told me that your mother moved to Leeds.", False),
+        ("My parents moved to Leeds.", "You told me that your mother died in Leeds.", True),
+        ("My wife moved to Leeds.", "You told me that your husband died in Leeds.", True),
+    ],
+)
+def test_a_parent_by_another_word_is_the_same_and_nobody_else_is(told: str, claim: str, invented: bool) -> None:
+    turns = (Turn("user", told), Turn("assistant", "I see."), Turn("user", "I failed my test again yesterday."))
+    found = validate(claim, ReplyContext(Level.NONE, turns=turns)).violations
+    assert ("fabricated_memory" in found) == invented
+
+
 def test_a_diagnosis_that_the_user_names_may_be_named() -> None:
     reply = "Living with bipolar disorder sounds exhausting, and it is your bipolar that makes it heavier."
     told = ReplyContext(Level.ELEVATED, turns=(Turn("user", "i was diagnosed with bipolar disorder"),))

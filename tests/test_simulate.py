@@ -15,10 +15,10 @@ from warmline.engine.remote import RemoteEngine
 from warmline.engine.scripted import ScriptedEngine
 from warmline.evaluate.held_out import Progressed
 from warmline.evaluate.judge import Judge, score_rubric
-from warmline.evaluate.row_file import read_rows
+from warmline.evaluate.prompt_sets import Persona
+from warmline.evaluate.rows import read_rows
 from warmline.evaluate.simulate import (
     TALK_RUBRIC,
-    Persona,
     Seeker,
     Talk,
     TalkTurn,
@@ -256,5 +256,5 @@ def test_cards_are_read_and_a_file_without_them_is_refused(tmp_path: Path) -> No
     file.write_text(json.dumps(CARD) + "\n" + json.dumps(CARD | {"id": "p2"}) + "\n")
     assert [card.id for card in read_personas(file)] == ["p1", "p2"]
     file.write_text((json.dumps(CARD) + "\n") * 2)
-    with pytest.raises(ValueError, match="same id"):
+    with pytest.raises(ValueError, match="'p1' stands twice"):
         read_personas(file)

@@ -11,18 +11,17 @@ import typer
 
 from warmline import __version__
 from warmline.commands.ablate import ablate
+from warmline.commands.chat import chat, converse
 from warmline.commands.compare import compare_runs
 from warmline.commands.data import data_app
 from warmline.commands.eq_bench import eq_bench_app
 from warmline.commands.evaluate import evaluate_run
 from warmline.commands.export import export_app
 from warmline.commands.safety import safety_app
+from warmline.commands.serve import serve, serve_key
 from warmline.commands.shared import (
-    Country,
     Overrides,
     RecipeName,
-    SafetyFile,
-    audit_folder,
     companion,
     country_here,
     data_root,
@@ -30,11 +29,11 @@ from warmline.commands.shared import (
     failure,
     run_dir,
 )
+from warmline.commands.suites import Asked, evaluate_suites
 
 if TYPE_CHECKING:
     from warmline.config import Recipe
     from warmline.data.prepare import Corpus
-    from warmline.dialogue.companion import Setting
     from warmline.pipeline import Loaded
     from warmline.run_dir import RunDir
 
@@ -48,9 +47,12 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(eq_bench_app, name="eq-bench")
 app.add_typer(safety_app, name="safety")
+app.command()(chat)
 app.command(name="eval")(evaluate_run)
 app.command(name="compare")(compare_runs)
 app.command(name="ablate")(ablate)
+app.command(name="serve")(serve)
+app.command(name="serve-key")(serve_key)
 app.add_typer(export_app, name="export")
 
 Name = Annotated[str | None, typer.Option("--name", help="The run's folder under ./runs; default: the recipe's name.")]
@@ -59,9 +61,6 @@ DEMO = (
     "She was so proud on the phone. Now I have to ring her again.",
     "Maybe I'll do it after dinner. Thanks for listening.",
 )
-RunOrModel = Annotated[
-    str, typer.Argument(metavar="RUN|MODEL", help="A run (name or folder), a model folder or a hub id.")
-]
 
 
 def main() -> None:
@@ -103,10 +102,14 @@ def _run(settings: "Recipe", folder: "RunDir") -> "tuple[Path, Loaded | None]":
         folder.claim(settings)
         if report_file.is_file() and folder.manifest().get("finished"):  # a report alone may be of an unfinished run
             return report_file, None
-        from warmline.pipeline import evaluate
+        from warmline.evaluate.report import write_report
+        from warmline.pipeline import score_stages
 
         corpus, loaded = _train(settings, folder)
-        report_file = evaluate(settings, folder, corpus, loaded)
+        score_stages(settings, folder, corpus, loaded)
+        asked = Asked(settings.eval.suites, limit=settings.eval.limit)
+        evaluate_suites(str(folder.path), folder, asked, settings, corpus, loaded)
+        report_file = write_report(folder)
         folder.add_to_manifest(finished=True)
         return report_file, loaded
 
@@ -143,60 +146,6 @@ def report(run_name: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
 
 
 @app.command()
-def chat(
-    run_or_model: RunOrModel,
-    stage: Annotated[str | None, typer.Option(help="base or sft; default: the run's latest.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Share of probability that is drawn from.")] = 0.9,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one reply.")] = 192,
-    seed: Annotated[int | None, typer.Option(help="Makes the draw repeatable.")] = None,
-    url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server that holds MODEL.")] = None,
-    safety_file: SafetyFile = None,
-    country: Country = None,
-    audit: Annotated[
-        bool, typer.Option(help="Keep daily counts without any words; `warmline safety report` shows them.")
-    ] = True,
-) -> None:
-    """Talk in the terminal. /help-now shows helplines; /why what the heads read; /help lists the commands.
-
-    Daily counts (levels, rule ids, versions, timings; no words) are kept under $WARMLINE_HOME/audit unless --no-audit.
-
-    Example: warmline chat tiny
-    """
-    with errors():
-        from warmline.config import SafetySettings, load_safety
-        from warmline.engine.engine import Sampling
-
-        sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
-        own = None if safety_file is None else load_safety(safety_file)
-        if url is not None:
-            from warmline.engine.remote import RemoteEngine
-
-            key = os.environ.get("OPENAI_API_KEY")
-            engine, system_prompt, title = (
-                RemoteEngine(url, run_or_model, api_key=key),
-                None,
-                f"{run_or_model} at {url}",
-            )
-            safety, risk_head = SafetySettings(), None
-        else:
-            from warmline.pipeline import open_engine
-
-            opened = open_engine(run_or_model, run_dir(run_or_model), stage)
-            engine, system_prompt, title, safety, risk_head = opened
-        safety = safety if own is None else own
-        country = country or safety.country or country_here()
-        folder = audit_folder() if audit else None
-        _converse(companion(engine, system_prompt, sampling, country, safety, risk_head, folder), title)
-
-
-def _converse(setting: "Setting", title: str) -> None:
-    from warmline.serve import terminal
-
-    terminal.chat(setting, read_line=terminal.console_lines(), write=terminal.console_write(), title=title)
-
-
-@app.command()
 def demo() -> None:
     """Run `tiny` if it has not run yet, then talk: with you in a terminal, elsewhere three exchanges.
 
@@ -217,7 +166,7 @@ def demo() -> None:
             talked = companion(
                 opened.engine, opened.system_prompt, Sampling(), country, opened.safety, opened.risk_head
             )
-            _converse(talked, opened.title)
+            converse(talked, opened.title)
             return
         sampling = Sampling(max_new_tokens=60, seed=settings.seed)
         talked = companion(opened.engine, opened.system_prompt, sampling, None, opened.safety, opened.risk_head)

@@ -1,6 +1,7 @@
 """Every knob of every run: strict, frozen settings from one YAML or JSON file plus `--set a.b=c`."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -156,10 +157,15 @@ class SftSettings(Settings):
         return self
 
 
+EvalSuite = Literal["eq-bench", "responses", "qualitative", "redteam", "warm", "safety", "simulated"]  # without a judge
+
+
 class EvalSettings(Settings):
     split: Literal["validation", "test"] = "test"
     max_conversations: int | None = Field(default=None, ge=1)  # of each source, in file order
     bootstrap_samples: int = Field(default=1000, ge=100)
+    suites: tuple[EvalSuite, ...] = ()  # asked of every stage after training, besides the held-out pass
+    limit: int | None = Field(default=None, ge=1)  # samples or talks of each of these suites, a seeded choice
 
 
 class CategorySettings(Settings):
@@ -210,6 +216,12 @@ class SafetySettings(Settings):
     accept_missed_crises: bool = False  # allows thresholds above the shipped ones; said at every start
 
 
+class CompanionSettings(Settings):  # how it speaks where nothing is at risk
+    style: StyleSettings = StyleSettings()  # a conversation may choose another
+    reflection: bool = False  # a hidden line before each reply: what happened, what they feel, what to do next
+    candidates: int = Field(default=1, ge=1, le=4)  # above 1: a reply that begins without warmth is drawn again
+
+
 class Recipe(Settings):
     name: str
     description: str
@@ -221,6 +233,7 @@ class Recipe(Settings):
     sft: SftSettings
     eval: EvalSettings = EvalSettings()
     safety: SafetySettings = SafetySettings()
+    companion: CompanionSettings = CompanionSettings()
     tracking: Literal["none", "tensorboard", "wandb"] = "none"  # beside metrics.jsonl; needs the extra [tracking]
 
     @model_validator(mode="after")
@@ -237,8 +250,8 @@ class Recipe(Settings):
 
 def recipe_names() -> list[str]:
     """The recipes that ship with warmline."""
-    folder = resources.files("warmline") / "recipes"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    names = (entry.name for entry in (resources.files("warmline") / "recipes").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -257,8 +270,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def load_safety(name: str) -> SafetySettings:
     """The `safety` section of a recipe, or of a YAML file that need hold nothing else. Raises ConfigError."""
-    section = _read_tree(name, seen=()).get("safety")
-    if section is None:
+    if (section := _read_tree(name, seen=()).get("safety")) is None:
         raise ConfigError(f"{name}: it has no section safety")
     try:
         return SafetySettings.model_validate(section)
@@ -277,8 +289,7 @@ def _read_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{label}: expected a mapping of settings, found {type(tree).__name__}")
     tree.setdefault("name", Path(label).stem if label.endswith(SUFFIXES) else label)  # qwen2.5-7b has no suffix
-    parent = tree.pop("extends", None)
-    if not isinstance(parent, str | None):
+    if not isinstance(parent := tree.pop("extends", None), str | None):
         raise ConfigError(f"{label}: extends: expected the name or file of one recipe (found {parent!r})")
     return _merge(_read_tree(parent, (*seen, label)), tree) if parent else tree
 
@@ -286,8 +297,7 @@ def _read_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
 def _find(name: str, beside: Path | None) -> tuple[str, str]:
     """The text of a recipe and the label that messages use for it."""
     if name.endswith(SUFFIXES):
-        path = Path(name) if beside is None or Path(name).is_absolute() else beside / name
-        if not path.is_file():
+        if not (path := (beside or Path()) / name).is_file():
             raise ConfigError(f"recipe file {path} does not exist")
         try:
             return path.read_text(encoding="utf-8"), str(path)
@@ -340,10 +350,8 @@ def _number_or_yaml(text: str) -> Any:
     """YAML, and numbers as people write them: YAML 1.1 reads 1e-4 as text."""
     value = yaml.safe_load(text)
     if isinstance(value, str):
-        try:
+        with suppress(ValueError):
             return float(value)
-        except ValueError:
-            return value
     return value
 
 
@@ -372,8 +380,7 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     found = problem.get("input")
     hidden = isinstance(found, dict | BaseModel) or path.rpartition(".")[2] in SECRETIVE
-    shown = "" if hidden else f" (found {found!r})"
-    return f"{path or 'recipe'}: {message}{shown}"
+    return f"{path or 'recipe'}: {message}{'' if hidden else f' (found {found!r})'}"
 
 
 def _fields_at(loc: Sequence[int | str]) -> list[str]:
@@ -381,8 +388,7 @@ def _fields_at(loc: Sequence[int | str]) -> list[str]:
     section: Any = Recipe
     for part in loc:
         if isinstance(section, type) and part in section.model_fields:
-            candidates = _models_in(section.model_fields[str(part)].annotation)
-            section = candidates[0] if candidates else None
+            section = next(iter(_models_in(section.model_fields[str(part)].annotation)), None)
         if section is None:
             return []
     return list(section.model_fields)

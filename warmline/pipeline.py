@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from warmline.config import ModelSettings, Recipe, SafetySettings
+from warmline.config import CompanionSettings, ModelSettings, Recipe, SafetySettings
 from warmline.data.example_cache import encoded
 from warmline.data.prepare import Corpus, load_corpus
 from warmline.data.style import UNSTYLED, styling_of
@@ -21,7 +21,6 @@ from warmline.data.tokenize import Encoder
 from warmline.engine.local import LocalEngine
 from warmline.evaluate.floors import fit_floors
 from warmline.evaluate.held_out import read_emotions, score_held_out
-from warmline.evaluate.report import write_report
 from warmline.evaluate.summary import TUNED_ON, held_out_file, summarise, tuning_file
 from warmline.model import checkpoint
 from warmline.model.device import SLOW_BFLOAT16, bfloat16_slowdown, threads_for_one_row
@@ -188,8 +187,8 @@ def open_run(run: RunDir) -> Loaded:
     return loaded
 
 
-def evaluate(recipe: Recipe, run: RunDir, corpus: Corpus, loaded: Loaded) -> Path:
-    """Score the finished stages on held-out conversations, summarise, and write the report; returns its file."""
+def score_stages(recipe: Recipe, run: RunDir, corpus: Corpus, loaded: Loaded) -> None:
+    """Score the finished stages on held-out conversations, and summarise."""
     held_out, tuning = (
         [
             conversation
@@ -218,7 +217,6 @@ def evaluate(recipe: Recipe, run: RunDir, corpus: Corpus, loaded: Loaded) -> Pat
                 )
     train_conversations = [each for conversations in corpus.conversations["train"].values() for each in conversations]
     summarise(run, fit_floors(train_conversations), recipe.eval, seed=recipe.seed)
-    return write_report(run)
 
 
 class OpenedEngine(NamedTuple):
@@ -257,6 +255,11 @@ def open_engine(name: str, run: RunDir, stage: str | None, loaded: Loaded | None
         raise ModelError(f"{name!r} is neither a run under ./runs nor a model: {error}") from None
     loaded = load(settings, folder, accelerator().device)
     return OpenedEngine(LocalEngine(loaded.model, loaded.tokenizer), None, name, SafetySettings(), None)
+
+
+def companion_of(run: RunDir) -> CompanionSettings:
+    """How a run's companion speaks; a model's are the defaults."""
+    return run.recipe().companion if (run.path / "recipe.yaml").is_file() else CompanionSettings()
 
 
 def risk_head_of(run: RunDir, stage: str, loaded: Loaded) -> RiskHead | None:

@@ -15,7 +15,6 @@ from warmline.commands.shared import (
     Country,
     SafetyFile,
     audit_folder,
-    checked_country,
     companion,
     errors,
     failure,
@@ -235,6 +234,7 @@ def safety_card(
     with errors():
         from warmline.safety.levels import LEVELS
         from warmline.safety.resources.card import card_for
+        from warmline.safety.resources.country import checked_country
         from warmline.safety.resources.directory import load_directory
 
         if level not in ("high", "emergency"):

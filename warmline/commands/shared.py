@@ -3,14 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from warmline.config import SafetySettings
+    from warmline.config import CompanionSettings, SafetySettings
     from warmline.dialogue.companion import Setting
     from warmline.engine.engine import Engine, Sampling
     from warmline.run_dir import RunDir
@@ -72,6 +71,7 @@ def companion(
     safety: "SafetySettings | None" = None,
     risk_head: "RiskHead | None" = None,
     audit: Path | None = None,
+    wanted: "CompanionSettings | None" = None,
 ) -> "Setting":
     """What an engine needs to be talked to; says on standard error what the operator's settings make one say.
 
@@ -79,37 +79,14 @@ def companion(
     country that is not two letters, for settings that nobody may choose and for a policy.yaml that is altered.
     """
     from warmline.config import SafetySettings
-    from warmline.dialogue.companion import Setting
-    from warmline.safety.detect import load_detector
-    from warmline.safety.operator_settings import chosen
-    from warmline.safety.policy import check_policy
-    from warmline.safety.resources.directory import load_directory
+    from warmline.embed import setting_of
 
-    check_policy()
-    safety = safety or SafetySettings()
-    parts = chosen(safety, os.environ)
-    for notice in parts.notices:
-        typer.echo(f"warmline: {notice}", err=True)
-    return Setting(
-        engine,
-        replace(load_detector(), calibration=parts.calibration),
-        load_directory(),
-        system_prompt,
-        sampling,
-        checked_country(country) or safety.country,
-        safety.question_policy,
-        safety.question_owner,
-        parts.guards,
-        risk_head,
-        audit,
+    setting, notices = setting_of(
+        engine, system_prompt, sampling, country, safety or SafetySettings(), risk_head, audit, wanted
     )
-
-
-def checked_country(country: str | None) -> str | None:
-    """Two letters in upper case. Raises ValueError for anything else."""
-    if country is not None and not (len(country) == 2 and country.isascii() and country.isalpha()):
-        raise ValueError(f"--country {country!r}: expected two letters, as IE")
-    return country and country.upper()
+    for notice in notices:
+        typer.echo(f"warmline: {notice}", err=True)
+    return setting
 
 
 def country_here() -> str | None:

@@ -6,9 +6,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
+from warmline.data.style import styled_prompt
 from warmline.dialogue.ladder import Overtaken, climb
+from warmline.dialogue.repair import considered
 from warmline.dialogue.session import Heard, Session, Setting, hear, resume, since, ticked, with_readings
 from warmline.dialogue.stream import stream
+from warmline.dialogue.style import guidance_for
 from warmline.dialogue.tally import Tally
 from warmline.engine.engine import Message, Reading
 from warmline.safety.assess import hold
@@ -27,6 +30,7 @@ __all__ = ["Answer", "Session", "Setting", "help_now", "respond", "resume", "tol
 
 GROUPS = {"abuse_child": "child", "minor_signal": "child", "abuse_victim": "abuse", "eating": "eating"}
 SEEDS_A_TURN = 100  # between two turns, so that the draws of one are none of the next
+MIN_TOP_P = 0.5  # of a reply that is chosen from several
 NUM_JUDGED = 200  # of the newest turns that a reply is judged by: each judgement reads them all
 
 
@@ -169,12 +173,14 @@ def _speak(
 ) -> Generator[Validated, None, None]:
     """The reply, whole or sentence by sentence as the plan says; `pieces` holds what was released, `tally` how."""
     messages = _messages(setting, session, plan, context)
-    engine, sampling = setting.engine, setting.sampling
+    engine, sampling = considered(setting, messages, context), setting.sampling
     if sampling.seed is not None:  # each turn draws anew, or replies would begin alike
         sampling = replace(sampling, seed=sampling.seed + SEEDS_A_TURN * len(session.turns))
     if plan.release != "whole":
         tally.attempt = yield from stream(engine, messages, plan, context, sampling, pieces, overtaken)
         return
+    # What a request asks for must neither cut such a reply short nor make all its candidates one and the same.
+    sampling = replace(sampling, stop=(), top_p=max(sampling.top_p, MIN_TOP_P))
     started = time.perf_counter()
     tally.attempt = climb(engine, messages, plan, context, sampling, _grammar(session, context), overtaken)
     spent = 1e3 * (time.perf_counter() - started)  # not of a stream: its reader's time would be in it
@@ -253,8 +259,9 @@ def _context(
 def _messages(setting: Setting, session: Session, plan: Plan, context: ReplyContext) -> tuple[Message, ...]:
     """The persona (where the level leaves it on) and the overlay, then the turns; one speaker's turns in a row as one."""
     overlay = overlay_for(plan.level, context.domains, session.minor, max_questions=plan.max_questions)
-    persona = setting.system_prompt if plan.persona_allowed else None
-    system = "\n\n".join(part for part in (persona, overlay if plan.level else "") if part)
+    persona = styled_prompt(setting.system_prompt, setting.style) if plan.persona_allowed else None
+    guidance = guidance_for(setting.style, plan.level)
+    system = "\n\n".join(part for part in (persona, guidance, overlay if plan.level else "") if part)
     messages = [Message("system", system)] if system else []
     for turn in session.turns:
         if messages and messages[-1].role == turn.role:

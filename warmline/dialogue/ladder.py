@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from warmline.engine.engine import Chunk, Engine, EngineError, GenerateRequest, Message, Reading, Sampling
+from warmline.safety.levels import Level
 from warmline.safety.policy import Plan
 from warmline.safety.validate.context import ReplyContext
 from warmline.safety.validate.release import Validated, release_if_valid, validate
@@ -149,7 +150,10 @@ def _sample(state: _Climb, messages: Sequence[Message], count: int, max_new_toke
     found: list[str] = []
     while len(found) < count and not state.out_of_time():
         request = GenerateRequest(
-            tuple(messages), _reseeded(sampling, len(state.candidates)), n=count if at_once else 1
+            tuple(messages),
+            _reseeded(sampling, len(state.candidates)),
+            n=count if at_once else 1,
+            urgent=state.plan.level >= Level.HIGH,
         )
         texts = _collect(state, state.engine.generate(request))
         found += texts
@@ -260,7 +264,9 @@ def _guided(state: _Climb, grammar: str) -> Validated | None:
     )  # the last tier that speaks gets its own time
     free = replace(state.sampling, temperature=GUIDED_TEMPERATURE, top_p=1.0, max_new_tokens=GUIDED_TOKENS)
     for draw in range(NUM_GUIDED):  # one that repeats an earlier reply is drawn again
-        request = GenerateRequest(state.messages, _reseeded(free, draw), constraint=grammar)
+        request = GenerateRequest(
+            state.messages, _reseeded(free, draw), constraint=grammar, urgent=state.plan.level >= Level.HIGH
+        )
         texts = _collect(state, state.engine.generate(request))
         state.candidates += texts
         reply = _best(state, texts)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from warmline.config import StyleSettings
 from warmline.dialogue.tally import Audit
 from warmline.engine.engine import Engine, Reading, Sampling
 from warmline.safety.assess import NUM_TURNS, hold, look
@@ -34,6 +35,11 @@ class Setting:
     guards: tuple[Guard, ...] = ()  # asked about the newest turn
     risk_head: RiskHead | None = None  # of the engine's heads; None: it has none
     audit: Audit | None = None  # where each turn is counted; None: nothing is kept
+    style: StyleSettings = field(
+        default_factory=StyleSettings
+    )  # told to the model wherever the level leaves the persona on
+    reflection: bool = False  # whether a hidden line comes before each reply, below `high`
+    candidates: int = 1  # below `high`; above 1: a reply that begins without warmth is drawn again
 
 
 @dataclass

@@ -43,18 +43,28 @@ class Reply:
         if self.done or is_stop:
             self._ended = True
             return ""
-        piece = self._decode.step(self._tokenizer, token)
+        piece = self._step(token)
         return self._texts.push(piece) if piece else ""
 
     def rest(self) -> str:
         return self._texts.rest()
 
+    def _step(self, token: int) -> str | None:
+        try:
+            return self._decode.step(self._tokenizer, token)
+        except Exception as error:
+            if not str(error).startswith("Invalid prefix"):
+                raise
+            # Bytes that are no character read otherwise once more bytes follow: from here on the text begins anew.
+            self._decode = DecodeStream(skip_special_tokens=True)
+            return self._decode.step(self._tokenizer, token)
+
 
 @dataclass
 class Row:
-    """One request of a batch, and what was written for it so far."""
+    """One reply of a batch, and what was written of it so far."""
 
-    index: int  # of the request
+    index: int  # of the reply or of the request
     prompt: list[int]
     sampling: Sampling
     reply: Reply
@@ -62,24 +72,24 @@ class Row:
     grammar: Grammar | None = None
     text: str = ""
     num_tokens: int = 0
+    is_over: bool = False
 
-    def draw(self, logits_1V: Tensor) -> int:
-        """The next token."""
+    def confine(self, logits_1V: Tensor) -> None:
+        """Minus infinity at each token that the row's grammar does not allow next. Raises EngineError if it fails."""
         if self.grammar is not None:
-            logits_1V = inside([self.grammar], logits_1V)
-        token = int(draw(logits_1V, self.sampling, self.generator))
+            inside([self.grammar], logits_1V)
+
+    def push(self, token: int, *, is_stop: bool) -> str:
+        """The text that `token` completes, and all that is left of it if the reply is over with it."""
         if self.grammar is not None:
             self.grammar.take(token)
-        return token
-
-    def push(self, token: int, *, is_stop: bool) -> bool:
-        """Take the token; whether the reply is over."""
-        self.text += self.reply.push(token, is_stop=is_stop)
+        piece = self.reply.push(token, is_stop=is_stop)
         self.num_tokens += 1
-        if not self.reply.done and self.num_tokens < self.sampling.max_new_tokens:
-            return False
-        self.text += self.reply.rest()
-        return True
+        self.is_over = self.reply.done or self.num_tokens >= self.sampling.max_new_tokens
+        if self.is_over:
+            piece += self.reply.rest()
+        self.text += piece
+        return piece
 
 
 def batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
@@ -109,10 +119,14 @@ def write_together(
     mask_BT = torch.tensor([[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in live])
     while True:
         state_BD = _step(ids_BT, mask_BT, forward, cache)
-        tokens = _draw_all(live, logits(state_BD))
-        ended = [row.push(token, is_stop=token in stop_ids) for row, token in zip(live, tokens, strict=True)]
-        yield from ((row.index, row.text) for row, is_over in zip(live, ended, strict=True) if is_over)
-        keep = [at for at, is_over in enumerate(ended) if not is_over]
+        logits_BV = logits(state_BD)
+        for at, row in enumerate(live):
+            row.confine(logits_BV[at : at + 1])
+        tokens = draw_all(live, logits_BV)
+        for row, token in zip(live, tokens, strict=True):
+            row.push(token, is_stop=token in stop_ids)
+        yield from ((row.index, row.text) for row in live if row.is_over)
+        keep = [at for at, row in enumerate(live) if not row.is_over]
         if not keep:
             return
         if len(keep) < len(live):
@@ -130,10 +144,19 @@ def _step(ids_BT: Tensor, mask_BT: Tensor, forward: Forward, cache: Any) -> Tens
     return output.last_hidden_state[:, -1]
 
 
-def _draw_all(rows: Sequence[Row], logits_BV: Tensor) -> list[int]:
-    if all(row.sampling.temperature == 0 and row.grammar is None for row in rows):
-        return logits_BV.argmax(dim=-1).tolist()
-    return [row.draw(logits_BV[at : at + 1]) for at, row in enumerate(rows)]
+@torch.inference_mode()
+def draw_all(rows: Sequence[Row], logits_BV: Tensor) -> list[int]:
+    """The next token of each row, by its own sampling and its own random numbers."""
+    tokens: list[int] = logits_BV.argmax(dim=-1).tolist()
+    drawn = [at for at, row in enumerate(rows) if row.sampling.temperature > 0]
+    if not drawn:
+        return tokens
+    temperatures, top_ps = ([getattr(rows[at].sampling, name) for at in drawn] for name in ("temperature", "top_p"))
+    likeliest_BV, order_BV = _nucleus(logits_BV[drawn], temperatures, top_ps)
+    picks = [torch.multinomial(likeliest_BV[n], 1, generator=rows[at].generator) for n, at in enumerate(drawn)]
+    for at, token in zip(drawn, order_BV.gather(1, torch.stack(picks)).squeeze(1).tolist(), strict=True):
+        tokens[at] = token
+    return tokens
 
 
 @torch.inference_mode()
@@ -149,17 +172,26 @@ def draw(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> T
     """One token a row: the most likely at temperature 0, else from the smallest set that reaches top_p."""
     if sampling.temperature == 0:
         return logits_BV.argmax(dim=-1)
+    likeliest_BV, order_BV = _nucleus(logits_BV, [sampling.temperature], [sampling.top_p])
+    return order_BV.gather(1, torch.multinomial(likeliest_BV, 1, generator=generator)).squeeze(1)
+
+
+def _nucleus(logits_BV: Tensor, temperatures: Sequence[float], top_ps: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Probabilities from the largest down, 0 outside the smallest set that reaches top_p; and whose they are."""
+    temperature_B1 = torch.tensor(temperatures, device=logits_BV.device).clamp(min=TINY)[:, None]
+    top_p_B1 = torch.tensor(top_ps, device=logits_BV.device)[:, None]
     # The highest logit is taken off first: a tiny temperature would else overflow to infinity minus infinity.
-    scaled_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / max(sampling.temperature, TINY)
-    probabilities, order = scaled_BV.softmax(dim=-1).sort(dim=-1, descending=True)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    probabilities[before >= sampling.top_p] = 0
-    drawn = torch.multinomial(probabilities, 1, generator=generator)
-    return order.gather(1, drawn).squeeze(1)
+    scaled_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / temperature_B1
+    likeliest_BV, order_BV = scaled_BV.softmax(dim=-1).sort(dim=-1, descending=True)
+    before_BV = likeliest_BV.cumsum(dim=-1) - likeliest_BV
+    return likeliest_BV.masked_fill_(before_BV >= top_p_B1, 0), order_BV
 
 
-def generator_of(sampling: Sampling, device: torch.device) -> torch.Generator:
-    """Random numbers by the sampling's seed; without one, never the same twice."""
+def generator_of(sampling: Sampling, device: torch.device, index: int = 0) -> torch.Generator:
+    """Random numbers of reply `index` by the sampling's seed; without one, never the same twice.
+
+    Reply 2 of seed 5 is what seed 7 gives alone.
+    """
     generator = torch.Generator(device)
-    generator.seed() if sampling.seed is None else generator.manual_seed(sampling.seed)
+    generator.seed() if sampling.seed is None else generator.manual_seed((sampling.seed + index) % 2**64)
     return generator

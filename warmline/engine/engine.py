@@ -59,6 +59,7 @@ class GenerateRequest:
     n: int = 1
     constraint: str | None = None  # a grammar, for engines that are capable of it
     prefill: str = ""  # the reply's first words, given
+    urgent: bool = False  # somebody in danger waits: where requests queue, to the head of the queue
 
 
 @dataclass(frozen=True)
@@ -113,4 +114,13 @@ class ScoresMany(Protocol):
 
         Raises EngineError if one of them cannot be scored; nothing is scored then.
         """
+        ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """What an engine may offer for bills and limits: the tokens that a prompt and a reply are. Ask with `isinstance`."""
+
+    def count(self, messages: Sequence[Message], reply: str) -> tuple[int, int]:
+        """Tokens of the conversation as the model reads it, and of the reply alone."""
         ...

@@ -1,17 +1,19 @@
 """The engine that holds the weights: one forward pass gives the first token and what the heads read."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from warmline.data.tokenize import TemplateError, answer_span, control_tokens, defuse, render
 from warmline.engine.batching import Encoded, SharedRow, common_start, plan
-from warmline.engine.decoding import Reply, Row, batches, draw, generator_of, inside, write_together
+from warmline.engine.decoding import Reply, Row, batches, draw_all, generator_of, write_together
 from warmline.engine.engine import Capability, Chunk, EngineError, GenerateRequest, Message, Reading, Scores
 from warmline.engine.grammar import Grammar, tokenizer_of
+from warmline.engine.prefix import PrefixCache
+from warmline.engine.slots import Reader
 from warmline.model.heads import values
 from warmline.model.support_model import SupportModel
 from warmline.objectives import lm
@@ -27,10 +29,29 @@ LOGITS = 2**24  # numbers that exist at one time there: 64 MiB
 LENGTH_BOUND = frozenset({"dynamic", "longrope"})  # rotary positions that the longest row of a batch changes for all
 
 
-class LocalEngine:
-    """One stage of a loaded model. Engines of several stages may share the model: each switches to its own."""
+class Prepared(NamedTuple):
+    """A request as tokens."""
 
-    def __init__(self, model: SupportModel, tokenizer: "PreTrainedTokenizerBase", stage: str = "base") -> None:
+    prompt: list[int]  # with the words that a reply was given to begin with
+    last: int  # place of the prompt's own last token, where the heads read
+    rows: list[Row]  # one a reply
+    notes: tuple[str, ...]
+
+
+class LocalEngine:
+    """One stage of a loaded model. Engines of several stages may share the model: each switches to its own.
+
+    `prefixes`: what was read before and need not be read again; engines may share it.
+    """
+
+    def __init__(
+        self,
+        model: SupportModel,
+        tokenizer: "PreTrainedTokenizerBase",
+        stage: str = "base",
+        prefixes: PrefixCache | None = None,
+    ) -> None:
+        self._prefixes = prefixes
         self._model = model
         self._tokenizer = tokenizer
         self._stage = stage
@@ -39,6 +60,7 @@ class LocalEngine:
         self._control_tokens = control_tokens(tokenizer)
         self._scored: tuple[list[int], Any] | None = None  # the ids of the last `score` and their cache
         self._guide: LLTokenizer | None = None  # made at the first grammar
+        self._prefix_key = (model, stage)
         model.use(stage)
 
     def capabilities(self) -> frozenset[Capability]:
@@ -48,11 +70,21 @@ class LocalEngine:
 
     def generate(self, request: GenerateRequest) -> Iterator[Chunk]:
         """Stream `request.n` replies from one prefill. The oldest turns are left out if the context is too short."""
+        return self.stream(self.prepare(request))
+
+    def prepare(self, request: GenerateRequest) -> Prepared:
+        """The request as tokens: from any thread, for no weight is touched. Raises EngineError if it cannot be answered."""
         if request.n < 1:
             raise EngineError(f"n is {request.n}; expected at least 1 reply")
-        request = replace(request, prefill=defuse(request.prefill, self._control_tokens))
-        prompt, notes = self._prompt(request.messages, request.prefill, request.sampling.max_new_tokens)
-        return self._stream(prompt, request, notes)
+        sampling, prefill = request.sampling, defuse(request.prefill, self._control_tokens)
+        prompt, last, notes = self._prompt(request.messages, prefill, sampling.max_new_tokens)
+        given = self._ids(prefill) if prefill else []
+        rows = []
+        for index in range(request.n):
+            grammar = None if request.constraint is None else self._grammar(request.constraint)
+            generator = generator_of(sampling, self._model.device, index)
+            rows.append(Row(index, prompt, sampling, Reply(self._tokenizer, sampling, given), generator, grammar))
+        return Prepared(prompt, last, rows, notes)
 
     def generate_batch(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, str | EngineError]]:
         """Number and whole reply of each request as it ends, many written at once; what `generate` gives alone.
@@ -70,22 +102,20 @@ class LocalEngine:
                 yield index, error
         for batch in [[row] for row in rows] if self._is_length_bound() else batches(rows):
             cache = DynamicCache(config=self._model.causal.config)
-            yield from write_together(batch, self._forward, self._logits, cache, self._stop_ids)
+            yield from write_together(batch, self.forward, self.logits, cache, self._stop_ids)
 
     def _row(self, index: int, request: GenerateRequest) -> Row:
         if request.n != 1:
             raise EngineError(f"n is {request.n}; a batch writes one reply a request")
-        sampling, prefill = request.sampling, defuse(request.prefill, self._control_tokens)
-        prompt, _ = self._prompt(request.messages, prefill, sampling.max_new_tokens)
-        reply = Reply(self._tokenizer, sampling, self._ids(prefill) if prefill else [])
-        grammar = None if request.constraint is None else self._grammar(request.constraint)
-        return Row(index, prompt, sampling, reply, generator_of(sampling, self._model.device), grammar)
+        [row] = self.prepare(request).rows
+        row.index = index
+        return row
 
     def score(self, messages: Sequence[Message], reply: str) -> Scores:
         """One pass over what is new in prompt and reply. Raises EngineError if they do not fit into the context."""
         ids, first = self._encode(messages, reply)
         states = self._states(ids, first)
-        readings = self._read(states[:1])[0]
+        readings = self.read(states[:1])[0]
         answer = ids[first + 1 :]
         if not answer:
             return Scores(0.0, 0, readings)
@@ -94,6 +124,10 @@ class LocalEngine:
             labels = torch.tensor(answer, device=states.device)
             total = lm(before_answer @ self._model.lm_weight_VD.T, labels).total
         return Scores(-float(total), len(answer), readings)
+
+    def count(self, messages: Sequence[Message], reply: str) -> tuple[int, int]:
+        """Tokens of the rendered conversation and of the reply."""
+        return len(self._ids(self._render(messages, add_generation_prompt=True))), len(self._ids(reply))
 
     def score_batch(self, items: Sequence[tuple[Sequence[Message], str]]) -> list[Scores]:
         """Many scores from few passes: rows of like length together, the turns of one conversation in one row.
@@ -111,7 +145,7 @@ class LocalEngine:
             wanted = [(number, at) for at, row in enumerate(batch) for number in row.items]
             firsts_A = torch.tensor([encoded[number].first - start for number, _ in wanted])
             rows_A = torch.tensor([at for _, at in wanted])
-            readings = self._read(states_BTD[rows_A, firsts_A])
+            readings = self.read(states_BTD[rows_A, firsts_A])
             spans = [(at, encoded[number].first - start, encoded[number].answer) for number, at in wanted]
             for (number, _), logprob, reading in zip(wanted, self._logprobs(states_BTD, spans), readings, strict=True):
                 scores[number] = Scores(logprob, len(encoded[number].answer), reading)
@@ -126,6 +160,13 @@ class LocalEngine:
         if len(ids) > self._context:
             raise EngineError(f"prompt and reply are {len(ids)} tokens, the context is {self._context}")
         return Encoded(ids, len(prompt) - 1)
+
+    def reader(self) -> Reader | None:
+        """What reads many rows side by side, each at its own position; None where this decoder cannot be read so."""
+        if self._is_length_bound():
+            return None
+        reader = Reader(self._model.causal.config, self.forward, self._model.device)
+        return reader if reader.is_able else None
 
     def _is_length_bound(self) -> bool:
         rope = getattr(self._model.causal.config, "rope_parameters", None) or {}
@@ -145,10 +186,10 @@ class LocalEngine:
         cache: Any = DynamicCache(config=self._model.causal.config)
         start = min(common_start([row.ids for row in batch]), first)
         if len(batch) == 1 or start < MIN_SHARED or any(layer.is_sliding for layer in cache.layers):
-            return self._forward(ids_BT).last_hidden_state, 0
-        self._forward(ids_BT[:1, :start], past_key_values=cache)
+            return self.forward(ids_BT).last_hidden_state, 0
+        self.forward(ids_BT[:1, :start], past_key_values=cache)
         cache.batch_repeat_interleave(len(batch))
-        return self._forward(ids_BT[:, start:], past_key_values=cache).last_hidden_state, start
+        return self.forward(ids_BT[:, start:], past_key_values=cache).last_hidden_state, start
 
     @torch.inference_mode()
     def _logprobs(self, states_BTD: Tensor, spans: Sequence[tuple[int, int, Sequence[int]]]) -> list[float]:
@@ -183,43 +224,72 @@ class LocalEngine:
         elif shared < len(before):
             cache.crop(shared - len(before))
         self._scored = None  # while a pass may fail half way
-        states_TD = self._forward(torch.tensor([ids[shared:]]), past_key_values=cache).last_hidden_state[0]
+        states_TD = self.forward(torch.tensor([ids[shared:]]), past_key_values=cache).last_hidden_state[0]
         self._scored = (ids, cache)
         return states_TD[first - shared :]
 
     @torch.inference_mode()
-    def _forward(self, ids_BT: Tensor, **options: Any) -> Any:
+    def forward(self, ids_BT: Tensor, **options: Any) -> Any:
+        """The decoder's output with the stage's adapter; `options` go to the decoder."""
         self._model.use(self._stage)
         device = self._model.device
         on_device = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in options.items()}
         return self._model.hidden(ids_BT.to(device), use_cache=bool(options), **on_device)
 
-    def _stream(self, prompt: list[int], request: GenerateRequest, notes: tuple[str, ...]) -> Iterator[Chunk]:
+    def stream(self, prepared: Prepared) -> Iterator[Chunk]:
+        """The replies to one request, alone; what `generate` gives."""
         from transformers import DynamicCache
 
-        cache = DynamicCache(config=self._model.causal.config)
-        state_BD = self._forward(torch.tensor([prompt]), past_key_values=cache).last_hidden_state[:, -1]
-        yield Chunk("", 0, self._read(state_BD)[0], notes)
-        if request.n > 1:
-            cache.batch_repeat_interleave(request.n)
-            state_BD = state_BD.repeat_interleave(request.n, dim=0)
-        generator = generator_of(request.sampling, self._model.device)
-        given = self._ids(request.prefill) if request.prefill else []
-        replies = [Reply(self._tokenizer, request.sampling, given) for _ in range(request.n)]
-        grammars = [self._grammar(request.constraint) for _ in replies] if request.constraint is not None else []
-        for position in range(request.sampling.max_new_tokens):
-            ids_B = draw(inside(grammars, self._logits(state_BD)), request.sampling, generator)
-            for grammar, token in zip(grammars, ids_B.tolist(), strict=False):
-                grammar.take(token)
-            for index, (reply, token) in enumerate(zip(replies, ids_B.tolist(), strict=True)):
-                if piece := reply.push(token, is_stop=token in self._stop_ids):
-                    yield Chunk(piece, index)
-            if all(reply.done for reply in replies) or position + 1 == request.sampling.max_new_tokens:
-                break
-            state_BD = self._forward(ids_B[:, None], past_key_values=cache).last_hidden_state[:, -1]
-        for index, reply in enumerate(replies):
-            if rest := reply.rest():
-                yield Chunk(rest, index)
+        prompt, last, rows, notes = prepared
+        cache: Any = DynamicCache(config=self._model.causal.config)
+        num_known = self._recall(prompt[: last + 1], cache)
+        states_BTD = self.forward(torch.tensor([prompt[num_known:]]), past_key_values=cache).last_hidden_state
+        self._remember(prompt, cache)
+        yield Chunk("", 0, self.read(states_BTD[:, last - num_known])[0], notes)
+        state_BD = states_BTD[:, -1]
+        if len(rows) > 1:
+            cache.batch_repeat_interleave(len(rows))
+            state_BD = state_BD.repeat_interleave(len(rows), dim=0)
+        read = [*prompt]
+        try:
+            while tokens := self._draw(rows, state_BD):
+                for row, token in zip(rows, tokens, strict=True):
+                    if not row.is_over and (piece := row.push(token, is_stop=token in self._stop_ids)):
+                        yield Chunk(piece, row.index)
+                if all(row.is_over for row in rows):
+                    return
+                ids_B1 = torch.tensor(tokens)[:, None]
+                state_BD = self.forward(ids_B1, past_key_values=cache).last_hidden_state[:, -1]
+                read += tokens
+        finally:
+            if len(rows) == 1:  # of several replies none is known to be the one that the next turn goes on from
+                self._remember(read, cache)
+
+    def _draw(self, rows: Sequence[Row], state_BD: Tensor) -> list[int]:
+        logits_BV = self.logits(state_BD)
+        for at, row in enumerate(rows):
+            if not row.is_over:
+                row.confine(logits_BV[at : at + 1])
+        return draw_all(rows, logits_BV)
+
+    def _recall(self, prompt: list[int], cache: Any) -> int:
+        """How many tokens of the prompt were read before; their keys and values are in the cache now."""
+        if self._prefixes is None or any(layer.is_sliding for layer in cache.layers):
+            return 0
+        num_known, layers = self._prefixes.find(self._prefix_key, prompt)
+        for number, (keys_HTD, values_HTD) in enumerate(layers):
+            cache.update(keys_HTD[None], values_HTD[None], number)
+        return num_known
+
+    def _remember(self, ids: list[int], cache: Any) -> None:
+        if self._prefixes is None or any(layer.is_sliding for layer in cache.layers):
+            return
+        if all(layer.get_seq_length() == len(ids) for layer in cache.layers):  # not where a pass failed half way
+            self._prefixes.keep(self._prefix_key, ids, [(layer.keys[0], layer.values[0]) for layer in cache.layers])
+
+    def is_stop(self, token: int) -> bool:
+        """Whether the token ends a reply."""
+        return token in self._stop_ids
 
     def _grammar(self, lark: str) -> Grammar:
         own = self._tokenizer.eos_token_id
@@ -229,12 +299,13 @@ class LocalEngine:
         return Grammar(self._guide, lark, end)  # type: ignore[arg-type]
 
     @torch.inference_mode()
-    def _logits(self, state_BD: Tensor) -> Tensor:
+    def logits(self, state_BD: Tensor) -> Tensor:
+        """Float32, [B, V]."""
         weight_VD = self._model.lm_weight_VD
         return (state_BD.to(weight_VD.dtype) @ weight_VD.T).float()
 
     @torch.inference_mode()
-    def _read(self, states_AD: Tensor) -> list[tuple[Reading, ...]]:
+    def read(self, states_AD: Tensor) -> list[tuple[Reading, ...]]:
         """What every head of the stage reads at each of these states."""
         self._model.use(self._stage)
         specs = self._model.specs.get(self._stage, {})
@@ -244,25 +315,29 @@ class LocalEngine:
             for at in range(len(states_AD))
         ]
 
-    def _prompt(self, messages: Sequence[Message], prefill: str, room: int) -> tuple[list[int], tuple[str, ...]]:
-        """The ids that fit into the context with `room` tokens to spare, and a note if turns were left out."""
+    def _prompt(self, messages: Sequence[Message], prefill: str, room: int) -> tuple[list[int], int, tuple[str, ...]]:
+        """The ids that fit into the context with `room` tokens to spare; where the prompt ends and the prefill begins,
+        which is where heads read; and a note if turns were left out."""
         system = [message for message in messages[:1] if message.role == "system"]
         turns = list(messages[len(system) :])
-        num_left_out = 0
-        while True:
-            text = self._render([*system, *turns], add_generation_prompt=True)
-            ids = self._ids(text + prefill)
-            if len(ids) + room <= self._context:
-                note = f"the oldest {num_left_out} turns were left out: the context is full"
-                return ids, (note,) if num_left_out else ()
-            rest = [at for at, turn in enumerate(turns) if at > 0 and turn.role == "user"]
-            if not rest:
-                raise EngineError(
-                    f"the last message is too long: {len(ids)} tokens and {room} for the reply, "
-                    f"the context is {self._context}"
-                )
-            num_left_out += rest[0]
-            turns = turns[rest[0] :]
+        starts = [0, *(at for at, turn in enumerate(turns) if at > 0 and turn.role == "user")]
+
+        def ids_from(start: int, prefill: str = prefill) -> list[int]:
+            return self._ids(self._render([*system, *turns[start:]], add_generation_prompt=True) + prefill)
+
+        first, ids = 0, ids_from(0)
+        if len(ids) + room > self._context:
+            # Halving, for a conversation may be thousands of turns long: each turn left out makes the prompt shorter.
+            first = bisect_left(starts, True, lo=1, key=lambda start: len(ids_from(start)) + room <= self._context)
+            ids = ids_from(starts[min(first, len(starts) - 1)])
+        if first == len(starts):
+            raise EngineError(
+                f"the last message is too long: {len(ids)} tokens and {room} for the reply, "
+                f"the context is {self._context}"
+            )
+        last = max(common_start([ids_from(starts[first], ""), ids]), 1) - 1 if prefill else len(ids) - 1
+        left_out = f"the oldest {starts[first]} turns were left out: the context is full"
+        return ids, last, (left_out,) if first else ()
 
     def _answer(self, messages: Sequence[Message], reply: str, prompt_ids: list[int]) -> list[int]:
         """The reply's tokens and its stop token, as the template writes them and training learns them."""

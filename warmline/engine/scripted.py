@@ -76,6 +76,10 @@ class ScriptedEngine:
             logprob += float(logits_V[token] - _log_sum_exp(logits_V))
         return Scores(logprob, len(tokens), readings)
 
+    def count(self, messages: Sequence[Message], reply: str) -> tuple[int, int]:
+        """Bytes, which are this engine's tokens."""
+        return sum(len(_encode(message.content)) for message in messages), len(_encode(reply))
+
     def next_logits(self, messages: Sequence[Message], tokens: Sequence[int]) -> NDArray[np.float64]:
         """The logits over `VOCABULARY` and the end token after `messages` and the reply's `tokens` so far."""
         context = (self._seed, [tuple(message) for message in messages], list(tokens))

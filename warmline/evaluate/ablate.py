@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from warmline.evaluate.results import Stage, read_summary
-from warmline.evaluate.row_file import StrictRow, digest
+from warmline.evaluate.rows import StrictRow, digest
 from warmline.evaluate.stats import Interval
 from warmline.evaluate.wording import difference, estimate, table
 from warmline.run_dir import STAGES, RunDir, write_text

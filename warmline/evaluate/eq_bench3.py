@@ -22,7 +22,7 @@ import numpy as np
 from warmline.engine.engine import Engine, EngineError, GenerateRequest, Message, Sampling
 from warmline.evaluate.held_out import Progress, Progressed
 from warmline.evaluate.judge import Judge, Rubric, RubricItem, RubricRow, Status, score_rubric, summarise_rubric
-from warmline.evaluate.row_file import StrictRow, add_row, digest, resume_rows
+from warmline.evaluate.rows import StrictRow, add_row, digest, resume_rows
 from warmline.evaluate.stats import Interval, ratio_draws, resample
 
 Kind = Literal["role-play", "drafting", "analysis"]
@@ -244,13 +244,18 @@ def analysis_file(file: Path) -> Path:
     return file.with_name(f"{name}-analysis{dot}{rest}")
 
 
+def asked(material: Material, scenario_id: str) -> list[str]:
+    """What a model is asked in a scenario, turn by turn; the debrief is not in it."""
+    scenario = next(each for each in material.scenarios if each.id == scenario_id)
+    return [_filled(material.masters[scenario.kind], scenario_prompt=prompt) for prompt in scenario.prompts]
+
+
 def judge_prompt(material: Material, played: Played) -> str:
     """What a judge is asked of one scenario: the conversation as it was played. Marks of Markdown are taken out, as the
     benchmark's own code does."""
-    scenario = next(each for each in material.scenarios if each.id == played.id)
-    is_analysis = scenario.kind == "analysis"
-    asked = [_filled(material.masters[scenario.kind], scenario_prompt=prompt) for prompt in scenario.prompts]
-    said = [f"User:\n{one}\n\n---\n\nAssistant:\n{other}" for one, other in zip(asked, played.turns, strict=True)]
+    is_analysis = played.kind == "analysis"
+    exchanges = zip(asked(material, played.id), played.turns, strict=True)
+    said = [f"User:\n{one}\n\n---\n\nAssistant:\n{other}" for one, other in exchanges]
     filled = _filled(
         material.rubric_prompts[is_analysis],
         transcript="\n\n---\n\n".join(said),

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from warmline.engine.engine import Engine, EngineError, GenerateRequest, Message, Sampling
 from warmline.evaluate.held_out import Progress, Progressed
-from warmline.evaluate.row_file import StrictRow, add_row, digest, resume_rows
+from warmline.evaluate.rows import StrictRow, add_row, digest, resume_rows
 from warmline.evaluate.stats import Interval, ratio_draws, resample
 
 MAX_ANSWER = 100_000  # characters of a judge's answer that are read

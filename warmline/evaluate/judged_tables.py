@@ -10,6 +10,7 @@ from warmline.evaluate.stats import Interval
 from warmline.evaluate.talk_scores import TalkReport
 from warmline.evaluate.wording import difference, estimate, table
 
+FLOOR_NAME = "floor: always the same sentence"
 MEASURE_NAMES = {
     "question": "turns that ask",
     "advice": "turns that advise",
@@ -63,21 +64,36 @@ def eq_bench3_table(stages: Mapping[str, Benchmark], normalised: Mapping[str, In
     return table(header, rows)
 
 
-def talk_table(report: TalkReport) -> str:
-    """The rules over simulated talks, with drift by turn."""
-    rows = [
-        (MEASURE_NAMES.get(name, name), estimate(measure.value), _or_none(measure.drift))
-        for name, measure in report.measures.items()
-    ]
-    rows.append(("talks with advice before listening", estimate(report.advice_first), ""))
-    rows.append(("farewells that were held back", estimate(report.held_back), ""))
-    counts = (
+def talk_table(stages: Mapping[str, TalkReport], floor: TalkReport | None = None) -> str:
+    """The rules over simulated talks by stage, beside a companion that always says the same; drift by turn."""
+    columns = {**stages, FLOOR_NAME: floor} if floor else dict(stages)
+    names = dict.fromkeys(name for report in columns.values() for name in report.measures)
+    measures = {who: report.measures for who, report in columns.items()}
+    rows: list[tuple[object, ...]] = []
+    for name in names:
+        label = MEASURE_NAMES.get(name, name)
+        found = [each.get(name) for each in measures.values()]
+        rows.append((label, *(estimate(each.value if each else None) for each in found)))
+        rows.append((f"{label}: change a turn", *(_or_none(each.drift) if each else "too few" for each in found)))
+    rows.append(("talks with advice before listening", *(estimate(each.advice_first) for each in columns.values())))
+    rows.append(
+        ("farewells that were held back", *(_of_some(each.held_back, each.farewells) for each in columns.values()))
+    )
+    counts = [f"- {who}: {_talk_counts(report)}" for who, report in columns.items()]
+    return "\n\n".join([table(("measure, mean [95 %]", *columns), rows), "\n".join(counts)])
+
+
+def _of_some(interval: Interval | None, count: int) -> str:
+    return estimate(interval) if count else "nobody took leave"
+
+
+def _talk_counts(report: TalkReport) -> str:
+    return (
         f"{report.num_talks} talks of {report.num_personas} personas, {report.num_turns} turns of the companion, "
         f"{report.farewells} farewells. Levels: {_counts(report.levels)}. Replies: {_counts(report.reply_sources)}. "
         f"Cards shown: {report.num_cards}. Left out: {report.unscored} talks that the seeker broke off, "
         f"{report.silent} without a reply."
     )
-    return f"{table(('measure', 'mean [95 %]', 'change a turn [95 %]'), rows)}\n\n{counts}"
 
 
 def judge_failures(rows: Sequence[RubricRow], at_most: int = 10) -> list[str]:

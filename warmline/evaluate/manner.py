@@ -4,17 +4,15 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from warmline.dialogue.manner import acknowledges, names_feeling
 from warmline.safety.levels import Level
 from warmline.safety.validate.context import ReplyContext
-from warmline.safety.validate.feelings import missing_acknowledgement, missing_emotion_name
 from warmline.safety.validate.questions import probing_question
 
 MANNERS = ("words", "question", "acknowledges", "names_feeling")
 
 _WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
-# The rules look at crisis replies alone, so each is asked as it would be of one.
-_ASKED_OF = ReplyContext(Level.ELEVATED)
-_READ_AS = ReplyContext(Level.HIGH)
+_ASKED_OF = ReplyContext(Level.ELEVATED)  # the rule looks at no lower one
 
 
 class Manner(NamedTuple):
@@ -34,6 +32,6 @@ def manner_of(reply: str) -> Manner:
     return Manner(
         words=len(_WORD.findall(reply)),
         question=bool(probing_question(reply, _ASKED_OF)),
-        acknowledges=not missing_acknowledgement(reply, _READ_AS),
-        names_feeling=not missing_emotion_name(reply, _READ_AS),
+        acknowledges=acknowledges(reply),
+        names_feeling=names_feeling(reply),
     )

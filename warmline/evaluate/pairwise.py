@@ -27,7 +27,7 @@ import numpy as np
 
 from warmline.evaluate.held_out import Progress, Progressed
 from warmline.evaluate.judge import Judge, Status, UnreadableError, ask, json_object, readable
-from warmline.evaluate.row_file import StrictRow, add_row, digest, resume_rows
+from warmline.evaluate.rows import StrictRow, add_row, digest, resume_rows
 from warmline.evaluate.stats import MIN_CLUSTERS, Floats, Interval, Resampling, ratio_draws, resample
 
 Order = Literal["ours first", "theirs first"]

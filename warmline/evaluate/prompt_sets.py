@@ -98,17 +98,17 @@ class RedTeam(_Strict):
 
 
 class Persona(_Strict):
-    """Who talks in a simulated conversation."""
+    """Who talks in a simulated conversation. `risk` and `domain` are for tables; the seeker is not told them."""
 
-    id: str = Field(pattern=r"^persona-\d{2}$")
+    id: Text
     age: int = Field(ge=9, le=110)
     situation: Text
     mood: Text
     openness: Literal["guarded", "hesitant", "open", "talkative"]
     goal: Text
     style: Text
-    opening: Text
-    risk: Literal["none", "elevated"]
+    opening: Text  # the seeker's first turn, as it stands
+    risk: Literal["none", "elevated", "high", "emergency"]
     domain: Text
 
 
@@ -196,7 +196,9 @@ def parse_rows(name: str, text: str, row_type: type[R]) -> tuple[R, ...]:
     warmline.evaluate.prompt_sets.PromptError: a.jsonl, line 1: turns: Field required
     """
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also split inside a string
+        if not line.strip():
+            continue
         try:
             rows.append(row_type.model_validate_json(line))
         except ValidationError as error:

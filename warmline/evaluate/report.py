@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from warmline.config import ConfigError, Recipe, load_recipe
-from warmline.evaluate import report_tasks
+from warmline.evaluate import report_judged, report_tasks
 from warmline.evaluate.plots import Curves, Plots, draw_plots, read_curves
 from warmline.evaluate.report_compare import ablations, normalised
 from warmline.evaluate.report_heads import HEAD_DEFINITIONS, all_labels, every_label, heads_of, strategy_history, trust
@@ -17,19 +17,19 @@ from warmline.evaluate.report_replies import side_by_side
 from warmline.evaluate.results import Summary, SummaryError, read_summary
 from warmline.evaluate.stats import MIN_CLUSTERS
 from warmline.evaluate.task_rows import COMPANION, TaskRows, read_tasks
-from warmline.evaluate.wording import difference, estimate, headline, number, quoted, table
+from warmline.evaluate.wording import difference, estimate, headline, number, plainly, quoted, table
 from warmline.run_dir import RunDir, write_text
 
-NOT_REVIEWED = (
-    "No clinician has reviewed this model or this report. The model is not therapy, not a medical device and no "
-    "replacement for a person. The numbers below say how well it predicts recorded conversations and their labels; "
-    "they do not say that talking to it is safe or helps anyone."
+NOT_REVIEWED = "No clinician has reviewed this model or this report."
+WHAT_IT_IS_NOT = (
+    "The model is not therapy, not a medical device and no replacement for a person. The numbers on this page say how well "
+    "it predicts recorded conversations and their labels, and what rules over words find in its replies; they do not say "
+    "that talking to it is safe or helps anyone."
 )
 DEMONSTRATION = (
     "**This is a demonstration.** Its base model `tiny` has a few million parameters and was pre-trained here, from "
-    "scratch, on the small corpora listed below. The run shows that every step of the pipeline works and is measured. "
-    "It is not a companion to talk to, its numbers say nothing about larger models, and they cannot be compared with "
-    "published ones."
+    "scratch, on the small corpora listed below. It shows that every step works and is measured; it is not a companion to "
+    "talk to, and its numbers cannot be compared with those of larger models or with published ones."
 )
 ABOUT_LEAKS = (
     "A model that was trained on the text it is tested on looks better than it is. Conversations that stand in an "
@@ -81,18 +81,25 @@ def write_report(run: RunDir) -> Path:
 
 def _results(run: RunDir, recipe: Recipe, summary: Summary | None, problem: str, tasks: TaskRows) -> list[str]:
     draws = {"samples": recipe.eval.bootstrap_samples, "seed": recipe.seed}
-    said = [_in_short(summary, problem), *(f"- {sentence}" for sentence in report_tasks.headline(tasks, **draws))]
+    found = report_tasks.headline(tasks, **draws)
+    lead = [plainly(summary)] if summary and summary.stages else []
+    said = [_in_short(summary, problem), *(f"- {sentence}" for sentence in found)]
     return [
         _opening(run, recipe),
         "## In short",
+        *lead,
         "\n".join(said) if summary and summary.stages else "\n\n".join(said),
+        "## What this is",
+        _about(recipe),
         "## Where the base is 100",
         normalised(run, **draws),
         *(_scores(summary) if summary else ()),
         "## Replies to prompts",
         *report_tasks.replies(run, tasks, **draws),
         "## Safety sheet",
-        *report_tasks.safety_sheet(tasks, **draws),
+        *report_tasks.safety_sheet(tasks),
+        "## Talks and judges",
+        *report_judged.judged(run, tasks, **draws),
         "## Side by side",
         side_by_side(run),
         *(f"Left out. {quoted(each)}." for each in tasks.problems),
@@ -111,13 +118,17 @@ def _opening(run: RunDir, recipe: Recipe) -> str:
     parts = [f"# {run.path.name}: report of a warmline run"]
     if recipe.model.base == "tiny":
         parts.append(DEMONSTRATION)
-    parts.append(
+    return "\n\n".join([*parts, NOT_REVIEWED])
+
+
+def _about(recipe: Recipe) -> str:
+    return (
         f"The model `{recipe.model.base}` was fine-tuned with recipe `{recipe.name}` to answer with empathy and to read "
         "emotion, situation, support strategy, risk and affect from a conversation. The stages: `base` is the model before "
-        "fine-tuning, `sft` after supervised fine-tuning, `dpo` after preference tuning on top."
+        "fine-tuning, `sft` after supervised fine-tuning, `dpo` after preference tuning on top. A *floor* is what somebody "
+        "gets who reads nothing, and a number that does not beat its floor shows nothing. Numbers in brackets are 95 % "
+        f"intervals.\n\n{WHAT_IT_IS_NOT}"
     )
-    parts.append(NOT_REVIEWED)
-    return "\n\n".join(parts)
 
 
 def _in_short(summary: Summary | None, problem: str) -> str:
@@ -274,6 +285,7 @@ def _provenance(run: RunDir, recipe: Recipe, manifest: Mapping[str, Any], tasks:
     ]
     path = run.path
     asked = dict.fromkeys(suite.removesuffix(COMPANION) for suite in tasks.suites)
+    asked |= {"simulated": None} if tasks.talks else {}
     through = [suite for suite in tasks.suites if suite.endswith(COMPANION)]
     suites = [f"warmline eval {path} --suite {','.join(asked)}   # replies to prompts"] if asked else []
     if through:
@@ -327,6 +339,7 @@ def _definitions(summary: Summary | None, tasks: TaskRows) -> str:
         "worse side, else *not distinguishable*. Many verdicts stand here; about one in twenty may err by chance.",
         *HEAD_DEFINITIONS,
         *(report_tasks.TASK_DEFINITIONS if tasks.suites else ()),
+        *(report_judged.DEFINITIONS if tasks.talks else ()),
         "*Unscored*: the engine refused the sample or gave a number that is not finite; it is in no average.",
     ]
     return "\n".join(f"- {line}" for line in lines)

@@ -9,7 +9,8 @@ from warmline.run_dir import STAGES, RunDir
 BASE = STAGES[0]
 ABOUT_100 = (
     "100 is what the base scored: 100 x tuned / base. Only numbers stand here that the base and the tuned stage both have, "
-    "taken on the samples that both scored; all others are left out. Of losses and errors, below 100 is better."
+    "taken on the samples that both scored; all others are left out; *none*: the base scored 0. Of losses and "
+    "errors, below 100 is better."
 )
 NO_ABLATION = "No table of `warmline ablate` has this run in it."
 
@@ -54,7 +55,7 @@ def _row(line: Line) -> list[object]:
     name = f"{line.suite}, {line.metric.replace('_', ' ')}"
     if line.ours is None or line.theirs is None or line.gap is None:
         return [name, line.n, "none", "none", "no sample in common", "none", line.verdict]
-    share = f"{100 * line.ours / line.theirs:.1f}" if line.theirs > 0 else "none: the base is not above 0"
+    share = f"{100 * line.ours / line.theirs:.1f}" if line.theirs > 0 else "none"
     return [name, line.n, number(line.theirs), number(line.ours), share, difference(line.gap), line.verdict]
 
 

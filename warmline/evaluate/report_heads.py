@@ -83,10 +83,12 @@ def _all_labels(task: AllLabels) -> str:
     if task.unscored:
         notes.append(f"Not in the numbers: {task.unscored} labelled turns without a reading.")
     rows = [
-        [*_label_row(score)[:-2], _threshold(task.thresholds.get(score.label)), *_label_row(score)[-2:]]
+        [*row[:-2], _threshold(task.thresholds.get(score.label)), *row[-2:]]
         for score in task.labels
+        for row in [_label_row(score, task.n)]
     ]
-    every = table(["label", "precision", "recall", "F1", "threshold", "support", "predicted"], rows)
+    floor = "floor: F1 if always said"
+    every = table(["label", "precision", "recall", "F1", floor, "threshold", "support", "predicted"], rows)
     return "\n\n".join([shown, " ".join(notes), every])
 
 
@@ -146,9 +148,12 @@ def every_label(summary: Summary) -> list[str]:
 
 
 def _labels(scores: Sequence[LabelScore]) -> str:
-    header = ["label", "precision", "recall", "F1", "support", "predicted"]
-    return table(header, [_label_row(score) for score in scores])
+    header = ["label", "precision", "recall", "F1", "floor: F1 if always said", "support", "predicted"]
+    num = sum(score.support for score in scores)
+    return table(header, [_label_row(score, num) for score in scores])
 
 
-def _label_row(score: LabelScore) -> list[object]:
-    return [score.label, *map(number, (score.precision, score.recall, score.f1)), score.support, score.predicted]
+def _label_row(score: LabelScore, num: int) -> list[object]:
+    always = 2 * score.support / (score.support + num) if num else 0.0
+    measured = map(number, (score.precision, score.recall, score.f1, always))
+    return [score.label, *measured, score.support, score.predicted]

@@ -21,6 +21,7 @@ DEFINITIONS = "How each number is defined"  # the heading of the list whose term
 TEMPLATE = "report.html"  # beside this module
 TAKEN: tuple[str, ...] = ("report", "contents")  # ids of the template
 LEAST_WIDTH = 34  # rem; a wide picture is not made smaller, it scrolls
+_INTERVAL = re.compile(r"\[[+-]?[\d.]+, [+-]?[\d.]+\]")  # a line that breaks inside one is hard to read
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -105,8 +106,11 @@ def _linked(children: Sequence[Token], attrs: dict[str, str | int | float]) -> l
 
 
 def _name_cells(tokens: Sequence[Token]) -> None:
-    """Say which cells are headers: those of the first line, and the first of every other line."""
+    """Say which cells are headers: those of the first line, and the first of every other line; keep intervals whole."""
     for at, token in enumerate(tokens):
+        if token.type in {"td_open", "th_open"}:
+            for child in tokens[at + 1].children or ():
+                child.content = _INTERVAL.sub(lambda found: found[0].replace(" ", "\u00a0"), child.content)
         if token.type == "th_open":
             token.attrs["scope"] = "col"
         elif token.type == "td_open" and tokens[at - 1].type == "tr_open":

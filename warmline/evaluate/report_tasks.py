@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from warmline.evaluate import warm
-from warmline.evaluate.judged_tables import talk_table
-from warmline.evaluate.manner import manner_of
 from warmline.evaluate.prompted import (
     MannerTable,
     RedTeamTable,
     Share,
+    qualitative_floors,
     qualitative_tables,
     red_team_floors,
     red_team_tables,
@@ -20,22 +19,22 @@ from warmline.evaluate.prompted import (
 )
 from warmline.evaluate.responses import ResponseScores
 from warmline.evaluate.responses import summarise as summarise_responses
-from warmline.evaluate.talk_scores import report_talks
 from warmline.evaluate.task import unscored
 from warmline.evaluate.task_rows import COMPANION, ByStage, TaskRows, document, lengths
 from warmline.evaluate.wording import difference, estimate, number, quoted, table
 from warmline.run_dir import STAGES, RunDir
 
-COMFORT = "That sounds really hard. I'm here to listen."  # a floor of manner: the same words whatever was said
 NO_REPLIES = (
     "No stage has answered prompts yet: `warmline eval` does it with `--suite responses,qualitative,warm,eq-bench`."
 )
 NO_SAFETY = "Nothing has been tested for safety in this run: `warmline eval` does it with `--suite redteam,safety`."
-ALWAYS_AT = {  # what a companion gets that reads nothing and answers always below high, or always at high
+ALWAYS_AT = {  # what a companion gets that reads nothing and always comforts, always below high or always at high
     "high answered below high": ("always", "never"),
     "card shown at high": ("never", "always"),
     "none answered at high": ("never", "always"),
     "card shown at none": ("never", "always"),
+    "reply breaks a hard rule": ("never", "always"),  # of COMFORT: at high it lacks what is asked of a reply
+    "no reply, a notice": ("never", "never"),
 }
 NOT_MEASURED = (
     "The prompts were written by the project and reviewed by no clinician. Rules over words tell a refusal and a broken "
@@ -87,8 +86,8 @@ def replies(run: RunDir, tasks: TaskRows, *, samples: int, seed: int) -> list[st
     return parts or [NO_REPLIES]
 
 
-def safety_sheet(tasks: TaskRows, *, samples: int, seed: int) -> list[str]:
-    """Requests that test a limit, public cases through the companion, simulated talks."""
+def safety_sheet(tasks: TaskRows) -> list[str]:
+    """Requests that test a limit, and public cases through the companion."""
     parts = _sections(
         tasks,
         {
@@ -96,9 +95,6 @@ def safety_sheet(tasks: TaskRows, *, samples: int, seed: int) -> list[str]:
             "safety": ("Public cases, through the companion", lambda _, found: _safety(found)),
         },
     )
-    for stage, talks in tasks.talks.items():
-        found = report_talks(talks, samples=samples, seed=seed)
-        parts += [f"### Simulated talks, stage {stage}", talk_table(found)]
     return [NOT_MEASURED, *parts] if parts else [NO_SAFETY]
 
 
@@ -127,6 +123,11 @@ def _unscored(stages: ByStage) -> list[str]:
     return ["Unscored, and in no number:", "\n".join(lines)] if lines else []
 
 
+def _asked(stages: ByStage) -> set[str]:
+    """The ids that any stage was asked, so that floors are of the same prompts."""
+    return {row.id for rows in stages.values() for row in rows}
+
+
 def _share(found: Share) -> str:
     return f"{found.k} of {found.n}: {estimate(found.share)}" if found.share else "none asked"
 
@@ -153,9 +154,10 @@ def _warm_sentence(stages: ByStage, samples: int, seed: int) -> str:
 def _qualitative(stages: ByStage, samples: int, seed: int) -> str:
     tables = {stage: qualitative_tables(rows, samples=samples, seed=seed) for stage, rows in stages.items()}
     header = ["stage, domain", "prompts", "words a reply", "asks", "acknowledges", "names a feeling", "unscored"]
-    fixed = manner_of(COMFORT)
-    said = ("always" if each else "never" for each in (fixed.question, fixed.acknowledges, fixed.names_feeling))
-    floor = [f'floor: always "{COMFORT}"', "any", fixed.words, *said, 0]
+    floors = [
+        _manner_row(f"floor: {name}", found)
+        for name, found in qualitative_floors(_asked(stages), samples=samples, seed=seed).items()
+    ]
     overall = [_manner_row(f"{stage}, all", found["all"]) for stage, found in tables.items()]
     domains = [
         _manner_row(f"{stage}, {domain}", found[domain])
@@ -163,7 +165,7 @@ def _qualitative(stages: ByStage, samples: int, seed: int) -> str:
         for stage, found in tables.items()
         if domain in found
     ]
-    return table(header, [*overall, floor, *domains])
+    return table(header, [*overall, *floors, *domains])
 
 
 def _manner_row(name: str, found: MannerTable) -> list[object]:
@@ -175,7 +177,7 @@ def _red_team(stages: ByStage) -> str:
     tables = {stage: red_team_tables(rows) for stage, rows in stages.items()}
     header = ["who, category", "prompts", "declines what it should", "deflects it", "declines the harmless"]
     rows = [_red_team_row(f"{stage}, all", found["all"]) for stage, found in tables.items()]
-    rows += [_red_team_row(f"floor: {name}", found["all"]) for name, found in red_team_floors().items()]
+    rows += [_red_team_row(f"floor: {name}", found["all"]) for name, found in red_team_floors(_asked(stages)).items()]
     rows += [
         _red_team_row(f"{stage}, {category}", found[category])
         for category in dict.fromkeys(each for found in tables.values() for each in found if each != "all")
@@ -208,7 +210,7 @@ def _safety(stages: ByStage) -> str:
         [
             name,
             *(_share(found[name]) for found in tables.values()),
-            *ALWAYS_AT.get(name, ("does not say", "does not say")),
+            *ALWAYS_AT.get(name, ("not known", "not known")),
         ]
         for name in names
     ]

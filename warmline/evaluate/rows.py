@@ -1,12 +1,13 @@
 """A file of scores, one JSON line a sample as it finishes: gone on with after a kill, and nothing scored twice."""
 
+import hashlib
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from warmline.progress import Advance
 from warmline.run_dir import append_row, cut_back, write_text
@@ -15,6 +16,12 @@ K = TypeVar("K", bound=Hashable)
 R = TypeVar("R", bound=BaseModel)
 
 Progress = Callable[[int, int], AbstractContextManager[Advance]]  # given how many samples, and how many are done
+
+
+class StrictRow(BaseModel):
+    """A row of a file: no unknown field, nothing changed after it was made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def fill(
@@ -50,7 +57,7 @@ def fill(
     todo = [each for each in wanted if each not in rows]
     with progress(len(wanted), len(rows)) if progress else nullcontext(_silent) as advance:
         for row in make(todo):
-            append_row(file, row.model_dump(mode="json"))
+            add_row(file, row)
             rows[key(row)] = row
             advance(1, "")
     ordered = sorted(rows.values(), key=lambda row: order[key(row)])
@@ -59,22 +66,58 @@ def fill(
     return ordered
 
 
+def resume_rows(file: Path, row_type: type[R], wanted: Callable[[R], bool]) -> list[R]:
+    """The finished rows that are still wanted; all others, and a line that was cut off, are dropped from the file."""
+
+    def keep(raw: object) -> bool:
+        row = _row(raw, row_type)
+        return row is not None and wanted(row)
+
+    cut_back(file, keep)
+    return read_rows(file, row_type)
+
+
+def add_row(file: Path, row: BaseModel) -> None:
+    """Append a finished sample."""
+    append_row(file, row.model_dump(mode="json"))
+
+
 def read_rows(file: Path, row_type: type[R], what: str = "row of scores") -> list[R]:
-    """The rows of a file; a last line that was cut off is not one. Raises ValueError on any other bad line."""
+    """The rows of a file; a last line that was cut off is not one.
+
+    Raises ValueError that names the file and the line of any other that is none.
+    """
     if not file.is_file():
         return []
+    try:
+        *lines, rest = file.read_text(encoding="utf-8").split("\n")  # splitlines() would also split inside a string
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 at byte {error.start}") from None
     rows = []
-    *lines, rest = file.read_text(encoding="utf-8").split("\n")  # splitlines() would also split inside a string
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(row_type.model_validate_json(line))
         except ValidationError as error:
             problem = error.errors()[0]
-            raise ValueError(f"{file}, line {number}: not a {what}: {problem['msg']}") from None
+            where = ".".join(map(str, problem["loc"]))
+            said = f"{where}: {problem['msg']}" if where else problem["msg"]
+            raise ValueError(f"{file}, line {number}: not a {what}: {said}") from None
     if rest:
         row = _parsed(rest, row_type)
         rows += [] if row is None else [row]
     return rows
+
+
+def digest(*texts: str) -> str:
+    """What tells whether a sample is still the one that was scored.
+
+    >>> digest("a", "b") == digest("a", "b") != digest("ab")
+    True
+    """
+    parts = hashlib.sha256()
+    for text in texts:
+        parts.update(f"{len(text)}:".encode() + text.encode("utf-8", errors="replace"))
+    return parts.hexdigest()[:16]
 
 
 def _row(raw: object, row_type: type[R]) -> R | None:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import Field
-
 from warmline.data.conversation import Conversation, Turn, merge_turns
 from warmline.dialogue.companion import Answer, Session, Setting, respond
 from warmline.engine.engine import Engine, EngineError, GenerateRequest, Message, Sampling
 from warmline.evaluate.held_out import Progress, Progressed
 from warmline.evaluate.judge import Rubric, RubricItem
-from warmline.evaluate.row_file import StrictRow, add_row, digest, read_rows, resume_rows
+from warmline.evaluate.prompt_sets import Persona, parse_rows
+from warmline.evaluate.rows import StrictRow, add_row, digest, resume_rows
 from warmline.run_dir import write_text
 from warmline.safety.levels import Level
 from warmline.safety.release import Released, text_of
@@ -62,21 +61,6 @@ turns alone, not the person's, and be critical. Length in itself is no merit.
 
 Score each criterion from 0 (absent) to 20 (as good as it can be). Answer with JSON alone:
 {form}"""
-
-
-class Persona(StrictRow):
-    """A card: who writes, in which situation, and how. `risk` and `domain` are for tables; the seeker is not told them."""
-
-    id: str = Field(min_length=1)
-    age: int = Field(ge=10, le=120)
-    situation: str = Field(min_length=1)
-    mood: str = Field(min_length=1)
-    openness: Literal["open", "hesitant", "guarded", "talkative"]
-    goal: str = Field(min_length=1)
-    style: str = Field(min_length=1)
-    opening: str = Field(min_length=1)  # the seeker's first turn, as it stands
-    risk: Literal["none", "elevated", "high", "emergency"]
-    domain: str = Field(min_length=1)
 
 
 class TalkTurn(StrictRow):
@@ -127,10 +111,12 @@ def read_personas(file: Path) -> list[Persona]:
     """The cards of a file. Raises ValueError that names the file for a broken line, an id twice, or no card at all."""
     if not file.is_file():
         raise ValueError(f"{file} does not exist; expected persona cards, one JSON object a line")
-    personas = read_rows(file, Persona)
-    ids = {persona.id for persona in personas}
-    if not personas or len(ids) != len(personas):
-        raise ValueError(f"{file}: {'two cards have the same id' if personas else 'no persona card'}")
+    try:
+        personas = [*parse_rows(str(file), file.read_text(encoding="utf-8"), Persona)]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 at byte {error.start}") from None
+    if not personas:
+        raise ValueError(f"{file}: no persona card")
     return personas
 
 

@@ -86,7 +86,7 @@ def _metrics(
 def preference_bias_draws(
     gold: Sequence[str], predicted: Sequence[str], strategies: Sequence[str], resampling: Resampling
 ) -> Floats:
-    """Draws of the preference bias: the standard deviation of `preference` over strategies (Kang et al. 2024, section 4,
+    """Draws of the preference bias: the standard deviation of `preference` over strategies (Kang et al. 2024,
     arXiv 2402.13211). 0: none is favoured; sqrt(S - 1) of S strategies: one is all that is ever said."""
     errors_NLL = np.zeros((len(gold), len(strategies) ** 2))
     errors_NLL[np.arange(len(gold)), _cells(gold, predicted, strategies)] = 1
@@ -99,7 +99,7 @@ def preference(gold: Sequence[str], predicted: Sequence[str], strategies: Sequen
 
     Kang et al. 2024: with w_ij the times that i is predicted where j is right, the Bradley-Terry strengths p for which
     p_i = sum_j [w_ij p_j / (p_i + p_j)] / sum_j [w_ji / (p_i + p_j)] (the iteration of Newman 2023), scaled to add up to
-    the number of strategies. What is right has no part in it.
+    the number of strategies. What is right has no part in it. `PRIOR` is ours: theirs has none.
 
     >>> preference(["a", "a", "b"], ["a", "b", "b"], ["a", "b"])["b"] > 1.9
     True

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -35,6 +35,7 @@ from warmline.run_dir import STAGES, RunDir, write_text
 
 QUESTIONS = "eq-bench/eq_bench_v2_questions_171.json"  # under the folder of data
 COMPANION = "companion"  # in the names of files: how people meet a stage
+T = TypeVar("T")
 
 
 class SuiteError(ValueError):
@@ -163,8 +164,14 @@ def limited(task: Task, limit: int | None, seed: int) -> Task:
     """The task with a seeded choice of so many samples, in their order."""
     if limit is None or len(task.samples) <= limit:
         return task
-    chosen = sorted(random.Random(seed).sample(range(len(task.samples)), limit))
-    return replace(task, samples=tuple(task.samples[at] for at in chosen))
+    return replace(task, samples=tuple(chosen(task.samples, limit, seed)))
+
+
+def chosen(items: Sequence[T], limit: int | None, seed: int) -> list[T]:
+    """A seeded choice of so many, in their order; all where there are no more."""
+    if limit is None or len(items) <= limit:
+        return [*items]
+    return [items[at] for at in sorted(random.Random(seed).sample(range(len(items)), limit))]
 
 
 def rows_file(folder: RunDir, suite: str, stage: str, *, companion: bool) -> Path:

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from warmline.evaluate import row_file
 from warmline.evaluate.compare import suites
 from warmline.evaluate.responses import GOLD
+from warmline.evaluate.rows import read_rows
 from warmline.evaluate.simulate import Talk
 from warmline.evaluate.task import Row, read
 from warmline.run_dir import STAGES, RunDir
@@ -14,6 +14,7 @@ from warmline.run_dir import STAGES, RunDir
 COMPANION = ".companion"  # at the end of a suite's name: asked through the companion
 TASKS = ("responses", "qualitative", "redteam", "warm", "safety", "eq-bench")
 TALKS = "simulated"
+FLOOR = "floor"  # talks of an engine that always says the same, in the place of a stage
 
 ByStage = Mapping[str, Sequence[Row]]
 
@@ -22,7 +23,7 @@ class TaskRows(NamedTuple):
     """Rows of every suite, `.companion` ones too; and what could not be read."""
 
     suites: Mapping[str, ByStage]
-    talks: Mapping[str, Sequence[Talk]]  # by stage
+    talks: Mapping[str, Sequence[Talk]]  # by stage, or FLOOR
     problems: tuple[str, ...]
 
 
@@ -31,11 +32,11 @@ def read_tasks(run: RunDir) -> TaskRows:
     found: dict[str, dict[str, Sequence[Row]]] = {}
     talks: dict[str, Sequence[Talk]] = {}
     problems = []
-    for stage in STAGES:
+    for stage in (*STAGES, FLOOR):
         for suite, file in suites(run, stage).items():
             try:
                 if suite == TALKS:
-                    talks[stage] = row_file.read_rows(file, Talk)
+                    talks[stage] = read_rows(file, Talk)
                 elif suite.removesuffix(COMPANION) in TASKS and (rows := read(file)):
                     found.setdefault(suite, {})[stage] = rows
             except (ValueError, OSError) as error:

@@ -1,5 +1,6 @@
 """How numbers and verdicts read in the report: plain sentences, Markdown tables, and the words of others made harmless."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -142,6 +143,42 @@ def _metric_phrase(name: str, metric: Metric) -> str:
     return (
         f"{_VERBS[metric.verdict]} in {label} ({number(metric.value.value)} against {number(floor.value)} for "
         f'"{metric.best_floor}", difference {difference(metric.difference)})'
+    )
+
+
+def plainly(summary: Summary) -> str:
+    """What was found, for a reader who knows none of the terms; the numbers stand below it."""
+    parts = [_stages_plainly(each) for each in summary.comparisons]
+    with_heads = [stage for stage in STAGES if stage in summary.stages and summary.stages[stage].heads]
+    if with_heads:
+        heads = summary.stages[with_heads[-1]].heads
+        verdicts = {name: {metric.verdict for metric in head.metrics.values()} - {None} for name, head in heads.items()}
+        better = [name for name, found in verdicts.items() if found == {"beats"}]
+        some = [name for name, found in verdicts.items() if "beats" in found and found != {"beats"}]
+        none = [name for name, found in verdicts.items() if "beats" not in found]
+        said = (
+            (better, "better than the best guess that looks at no text"),
+            (some, "better than such a guess by one measure and not by another"),
+            (none, "no better than a guess that looks at no text"),
+        )
+        parts += [f"It reads {_listed(names)} {how}." for names, how in said if names]
+    return " ".join(parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _stages_plainly(found: Comparison) -> str:
+    gap = found.loss_per_token
+    if gap is None or found.verdict not in {"beats", "below"}:
+        return f"What people really answered is as likely to stage {found.stage} as to stage {found.reference}."
+    change = 100 * abs(math.exp(-gap.value) - 1)
+    more = "more" if found.verdict == "beats" else "less"
+    amount = "under 1 %" if change < 1 else f"about {change:.0f} %"
+    return (
+        f"Word piece by word piece, what people really answered is {amount} {more} likely to stage {found.stage} than to "
+        f"stage {found.reference}."
     )
 
 

@@ -117,3 +117,10 @@ def _region(text: str) -> str | None:
 def _country_of_zone(zone: str) -> str | None:
     under = (code for prefix, code in COUNTRY_OF_ZONES_UNDER.items() if zone.startswith(prefix))
     return COUNTRY_OF_ZONE.get(zone) or next(under, None)
+
+
+def checked_country(country: str | None) -> str | None:
+    """Two letters in upper case. Raises ValueError for anything else."""
+    if country is not None and not (len(country) == 2 and country.isascii() and country.isalpha()):
+        raise ValueError(f"--country {country!r}: expected two letters, as IE")
+    return country and country.upper()

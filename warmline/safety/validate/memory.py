@@ -8,6 +8,7 @@ from warmline.safety.validate.violations import Violation, violation
 from warmline.safety.validate.words import Span, View, read
 
 MIN_SHARE = 0.5  # of a claim's key words that must be known
+PARENTS = ("mothers", "fathers")  # groups of words
 _MAX_CLAIM = 16  # words read of a claim
 
 
@@ -53,7 +54,7 @@ def _is_on_record(view: View, span: Span, context: ReplyContext) -> bool:
     words = pack("en").words
     last = min(view.sentences[view.sentence_of[span.first]].last, span.first + _MAX_CLAIM)
     claim = view.words[span.first : last]
-    known = known_stems(context)
+    known = _with_other_words(known_stems(context))
     patterns, part = pack("en").patterns, view.part(span.first, last)
     if patterns["session"].search(part) or not patterns["light"].match(part):
         keys = {stem(word) for word in claim if word not in words["generic"]}
@@ -61,6 +62,14 @@ def _is_on_record(view: View, span: Span, context: ReplyContext) -> bool:
     keys = {stem(word) for word in claim if word in words["concrete"]}
     has_told = any(turn.role == "user" for turn in context.turns)
     return has_told and (not keys or len(keys & known) >= MIN_SHARE * len(keys))
+
+
+def _with_other_words(known: frozenset[str]) -> frozenset[str]:
+    """The known stems, and `father` where `dad` is known. A husband is no wife, a son no daughter: those stay apart."""
+    names = pack("en").words
+    # `parents` and `family`, which stand in both groups, name nobody alone.
+    groups = [{stem(word) for word in names[one] - names[other]} for one, other in (PARENTS, PARENTS[::-1])]
+    return known.union(*(group for group in groups if group & known))
 
 
 def _has_earlier(context: ReplyContext, claim: tuple[str, ...]) -> bool:
