@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.workload import BATCH_SIZE, LEARNING_RATE, Workload
-from warmline.config import Dtype
+from warmline.config.fields import Dtype
 from warmline.data.batches import Batch
 from warmline.data.labels import EMOTIONS, IGNORE, STRATEGIES, HeadSpec
 from warmline.data.tokenize import Example, Ints

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from warmline.commands.shared import companion
-from warmline.config import StyleSettings
+from warmline.config.fields import StyleSettings
 from warmline.dialogue.companion import Answer, Setting, respond, resume
 from warmline.dialogue.manner import acknowledges, advises, names_feeling, num_questions, reframes
 from warmline.engine.engine import Capability, Chunk, Engine, GenerateRequest, Message, Sampling, Scores

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from warmline.config import load_recipe
+from warmline.config.reading import load_recipe
 from warmline.data.prepare import encode, load_corpus
 from warmline.data.tokenize import Encoder
 from warmline.model.tiny import train_tokenizer

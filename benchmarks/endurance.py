@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from warmline.config import load_recipe
+from warmline.config.reading import load_recipe
 from warmline.progress import progress
 from warmline.run_dir import sha256
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import torch
 
-from warmline.config import LoraSettings, load_recipe
+from warmline.config.reading import load_recipe
+from warmline.config.training import LoraSettings
 from warmline.data.labels import EMOTIONS, RISKS, SITUATIONS, STRATEGIES, HeadSpec
 from warmline.data.sources.goemotions import goemotions
 from warmline.data.sources.reading import Rejections

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import torch
 
-from warmline.config import ModelSettings, load_recipe
+from warmline.config.reading import load_recipe
+from warmline.config.training import ModelSettings
 from warmline.engine.engine import GenerateRequest, Message, Sampling
 from warmline.engine.local import LocalEngine
 from warmline.evaluate.prompt_sets import qualitative

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.contenders import CONTENDERS
 from benchmarks.workload import Workload
-from warmline.config import Dtype
+from warmline.config.fields import Dtype
 from warmline.data.labels import IGNORE
 from warmline.data.tokenize import Ints
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from warmline.config import Recipe, load_recipe
+from warmline.config.reading import load_recipe
+from warmline.config.recipe import Recipe
 from warmline.data.batches import Batch, micro_batches
 from warmline.data.conversation import Conversation
 from warmline.data.labels import HeadSpec

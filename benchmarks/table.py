@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.contenders import CONTENDERS
 from benchmarks.meter import Measure
-from warmline.config import Dtype
+from warmline.config.fields import Dtype
 
 Rounds = list[list[Measure]]
 

@@ -27,7 +27,7 @@ from benchmarks.contenders import CONTENDERS
 from benchmarks.encoding import encoding_report
 from benchmarks.meter import Measure, measure
 from benchmarks.table import Rounds, check, machine, report
-from warmline.config import Dtype
+from warmline.config.fields import Dtype
 from warmline.progress import progress
 
 QUICK = ("base.hidden_size=64", "base.num_layers=2", "base.num_heads=2", "base.num_key_value_heads=1")

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from warmline.config import Dtype, Recipe, load_recipe
+from warmline.config.fields import Dtype
+from warmline.config.reading import load_recipe
+from warmline.config.recipe import Recipe
 from warmline.data.conversation import Conversation, Turn
 from warmline.data.labels import EMOTIONS
 from warmline.data.mixture import step_items

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from warmline.config import BaseSettings
+from warmline.config.training import BaseSettings
 from warmline.model.tiny import build_model, train_tokenizer
 
 from . import browser, postgres

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from warmline.config import Recipe, load_recipe
+from warmline.config.reading import load_recipe
+from warmline.config.recipe import Recipe
 from warmline.pipeline import accelerator, prepare, run_sft
 from warmline.run_dir import RunDir
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmline.config import load_recipe
+from warmline.config.reading import load_recipe
 from warmline.evaluate.ablate import (
     AblationError,
     Cell,

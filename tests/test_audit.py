@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from warmline.config import load_recipe
+from warmline.config.reading import load_recipe
 from warmline.data.audit import CROWD_WORK, NUM_REASONS, Audit, SplitFigures, audit, has_debris, num_steps, without_text
 from warmline.data.prepare import load_corpus, read_splits
 from warmline.data.sources.reading import Rejections, SourceError

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from warmline.config import LoraSettings, ModelSettings
+from warmline.config.training import LoraSettings, ModelSettings
 from warmline.data.labels import AFFECTS, RISKS, HeadSpec
 from warmline.model.checkpoint import STAGE_FILES, CheckpointError, load_stage, read_stage, save_stage
 from warmline.model.load import SAMPLED_BYTES, fingerprint, load_base, load_tokenizer

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from warmline import __version__
 from warmline.cli import app
-from warmline.config import recipe_names
+from warmline.config.reading import recipe_names
 from warmline.data.sources.registry import SOURCES
 
 from .conftest import ToyRecipe, toy_row

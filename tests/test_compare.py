@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from warmline.config import load_recipe
+from warmline.config.reading import load_recipe
 from warmline.evaluate.compare import Side, UnfairError, as_markdown, compare, read_scores, side_of
 from warmline.evaluate.held_out import Gold
 from warmline.evaluate.held_out import Row as HeldOutRow

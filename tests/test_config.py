@@ -12,12 +12,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 import warmline
-from warmline.config import ConfigError, HeadsSettings, LoraSettings, Recipe, load_recipe, recipe_names
+from warmline.config.fields import ConfigError
+from warmline.config.reading import load_recipe, recipe_names
+from warmline.config.recipe import Recipe
+from warmline.config.training import HeadsSettings, LoraSettings
 from warmline.data.labels import LABEL_SETS
 
 from .conftest import ToyRecipe
 
-NUM_KNOBS = 95  # a new knob needs a reason; then change this number
+NUM_KNOBS = 107  # a new knob needs a reason; then change this number
 
 
 def refusal(name: str | Path, *overrides: str) -> str:
@@ -309,7 +312,7 @@ def test_every_knob_is_read_somewhere() -> None:
     reads: Counter[str] = Counter()
     package = Path(warmline.__file__).parent
     for file in package.rglob("*.py"):
-        if file.name == "config.py":
+        if file.parent.name == "config":
             continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
         called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}

@@ -36,7 +36,7 @@ def test_forged_control_tokens_do_not_reach_the_model_in_use(
 ) -> None:
     import torch
 
-    from warmline.config import ModelSettings
+    from warmline.config.training import ModelSettings
     from warmline.model.load import load_base
     from warmline.model.support_model import SupportModel
 

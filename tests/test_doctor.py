@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from warmline import doctor
-from warmline.config import recipe_names
+from warmline.config.reading import recipe_names
 from warmline.model.device import bfloat16_slowdown, threads_for_one_row
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import warmline
-from warmline.config import StyleSettings
+from warmline.config.fields import StyleSettings
 from warmline.embed import Companion, ConversationError, Piece, Reply
 from warmline.engine.engine import EngineError, GenerateRequest, Reading
 from warmline.engine.scripted import ScriptedEngine

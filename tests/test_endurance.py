@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import one_pass_equality
 from benchmarks.endurance import Pace, Place, differences, one_life
-from warmline.config import load_recipe
+from warmline.config.reading import load_recipe
 from warmline.model.checkpoint import CheckpointError
 from warmline.pipeline import open_run
 from warmline.run_dir import RunDir, append_row, write_atomic, write_text

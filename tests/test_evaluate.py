@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from warmline.config import EvalSettings
+from warmline.config.training import EvalSettings
 from warmline.data.conversation import Affect, Conversation, Turn
 from warmline.data.labels import AFFECTS, STRATEGIES
 from warmline.engine.engine import Chunk, EngineError, GenerateRequest, Message, Reading, Scores

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.evaluation import main, texts
-from warmline.config import ModelSettings
+from warmline.config.training import ModelSettings
 from warmline.data.conversation import Conversation, Turn
 from warmline.engine.engine import EngineError, Message, Reading, Scores, ScoresMany
 from warmline.engine.local import LocalEngine

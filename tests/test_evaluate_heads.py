@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from warmline.config import EvalSettings, load_recipe
+from warmline.config.reading import load_recipe
+from warmline.config.training import EvalSettings
 from warmline.data.conversation import Conversation, Turn
 from warmline.evaluate.all_labels import best_threshold, score_all_labels, tune
 from warmline.evaluate.floors import BIGRAM, CHANCE, EVERY, MAJORITY, Floors, fit_floors

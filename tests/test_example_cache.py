@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from warmline.config import StyleSettings, load_recipe
+from warmline.config.fields import StyleSettings
+from warmline.config.reading import load_recipe
 from warmline.data import example_cache
 from warmline.data.conversation import Affect, Conversation, Turn
 from warmline.data.example_cache import Encoded, encoded

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from warmline.config import BaseSettings, LoraSettings, ModelSettings
+from warmline.config.training import BaseSettings, LoraSettings, ModelSettings
 from warmline.data.conversation import Conversation, Turn
 from warmline.data.labels import AFFECTS, IGNORE, RISKS, HeadSpec
 from warmline.data.tokenize import Encoder

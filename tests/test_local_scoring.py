@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from warmline.config import LoraSettings, ModelSettings
+from warmline.config.training import LoraSettings, ModelSettings
 from warmline.data.labels import RISKS, HeadSpec
 from warmline.data.tokenize import render
 from warmline.engine.batching import Encoded, plan

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from warmline.config import LoraSettings, ModelSettings
+from warmline.config.training import LoraSettings, ModelSettings
 from warmline.data.batches import Batch, collate
 from warmline.data.tokenize import Anchor, Example
 from warmline.model.load import load_base
@@ -103,7 +103,7 @@ REAL = """
 import resource, sys
 from pathlib import Path
 import torch
-from warmline.config import load_recipe
+from warmline.config.reading import load_recipe
 from warmline.pipeline import accelerator, prepare, run_sft
 from warmline.run_dir import RunDir
 torch.set_num_threads(1)

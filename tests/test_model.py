@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from warmline.config import LoraSettings, ModelSettings
+from warmline.config.training import LoraSettings, ModelSettings
 from warmline.data.batches import collate
 from warmline.data.labels import AFFECTS, IGNORE, RISKS, HeadSpec
 from warmline.data.tokenize import Anchor, Example, render

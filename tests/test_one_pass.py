@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from warmline.config import LoraSettings, ModelSettings
+from warmline.config.training import LoraSettings, ModelSettings
 from warmline.data.batches import Batch, collate
 from warmline.data.conversation import Conversation, Turn
 from warmline.data.labels import AFFECTS, RISKS, HeadSpec

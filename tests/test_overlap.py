@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmline.config import Recipe, load_recipe
+from warmline.config.reading import load_recipe
+from warmline.config.recipe import Recipe
 from warmline.data.conversation import SPLITS, Conversation, Split, Turn
 from warmline.data.overlap import (
     MAX_ALIKE,

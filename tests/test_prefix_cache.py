@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Phi3Config
 
-from warmline.config import ModelSettings
+from warmline.config.training import ModelSettings
 from warmline.engine.continuous import Batching, Runner
 from warmline.engine.engine import GenerateRequest, Message, Sampling
 from warmline.engine.local import LocalEngine

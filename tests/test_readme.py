@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from warmline.cli import app
-from warmline.config import recipe_names
+from warmline.config.reading import recipe_names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -6,7 +6,8 @@ import pytest
 import torch
 import transformers
 
-from warmline.config import Recipe, load_recipe, recipe_names
+from warmline.config.reading import load_recipe, recipe_names
+from warmline.config.recipe import Recipe
 from warmline.data.labels import IGNORE
 from warmline.data.prepare import encode, load_corpus
 from warmline.model.load import load_base, load_tokenizer

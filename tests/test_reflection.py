@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.leak import Record, leaked
 from benchmarks.leaky import LENGTH, LETTERS
-from warmline.config import ModelSettings
+from warmline.config.training import ModelSettings
 from warmline.dialogue.companion import Answer, Session, Setting, respond
 from warmline.dialogue.reflection import CLOSE, NUM_RUN, OPEN, OPENING, Reflecting, Unheard, line_of
 from warmline.dialogue.repair import considered

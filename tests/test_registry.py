@@ -13,7 +13,8 @@ import datasets
 import pytest
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-from warmline.config import SourceSettings, load_recipe
+from warmline.config.reading import load_recipe
+from warmline.config.training import SourceSettings
 from warmline.data.conversation import SPLITS, Conversation, Split
 from warmline.data.labels import EMOTIONS, LABEL_SETS, SITUATION_EMOTIONS, SITUATIONS
 from warmline.data.prepare import load_corpus

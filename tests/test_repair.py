@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from warmline.config import StyleSettings
+from warmline.config.fields import StyleSettings
 from warmline.dialogue.companion import respond, resume
 from warmline.dialogue.manner import advises, asks_for_advice, reframes
 from warmline.dialogue.style import PERSONAS, TONES, StyleError, guidance_for, style_in, style_of, styled

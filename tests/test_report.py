@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from warmline.config import Recipe, load_recipe
+from warmline.config.reading import load_recipe
+from warmline.config.recipe import Recipe
 from warmline.data.conversation import Affect, Conversation, Turn
 from warmline.data.labels import AFFECTS, EMOTIONS
 from warmline.engine.engine import Message, Reading

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warmline.config import load_recipe
+from warmline.config.reading import load_recipe
 from warmline.dialogue.companion import Setting
 from warmline.engine.scripted import ScriptedEngine
 from warmline.evaluate.answers import FromCompanion, FromEngine

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 import warmline
-from warmline.config import Recipe, load_recipe
+from warmline.config.reading import load_recipe
+from warmline.config.recipe import Recipe
 from warmline.run_dir import (
     PACKAGES,
     RunDir,

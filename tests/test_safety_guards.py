@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from warmline.config import GuardSettings
+from warmline.config.operator import GuardSettings
 from warmline.dialogue.companion import Answer, Session, Setting, respond, resume
 from warmline.engine.scripted import ScriptedEngine
 from warmline.safety.detect import Observation, load_detector

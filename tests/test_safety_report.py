@@ -15,7 +15,7 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from warmline.cli import app
-from warmline.config import GuardSettings
+from warmline.config.operator import GuardSettings
 from warmline.dialogue.companion import Answer, Session, respond
 from warmline.engine.engine import Sampling
 from warmline.engine.scripted import ScriptedEngine

@@ -13,7 +13,9 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from warmline.cli import app
-from warmline.config import ConfigError, SafetySettings, load_recipe, load_safety
+from warmline.config.fields import ConfigError
+from warmline.config.operator import SafetySettings
+from warmline.config.reading import load_operator, load_recipe
 from warmline.run_dir import RunDir
 from warmline.safety.detect import by_wording, shipped_calibration
 from warmline.safety.operator_settings import chosen
@@ -54,9 +56,9 @@ def test_recipes_need_no_such_section_and_take_one(toy_recipe: ToyRecipe) -> Non
 
 
 def test_a_file_may_hold_the_section_alone(tmp_path: Path) -> None:
-    assert load_safety(file_of(tmp_path, country="IE")) == settings_of(country="IE")
+    assert load_operator(file_of(tmp_path, country="IE")).safety == settings_of(country="IE")
     (tmp_path / "norway.yaml").write_text("safety: {country: NO}")  # which YAML reads as false
-    assert load_safety(str(tmp_path / "norway.yaml")).country == "NO"
+    assert load_operator(str(tmp_path / "norway.yaml")).safety == settings_of(country="NO")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_bad_input_is_one_line_that_names_the_setting(tmp_path: Path, section: A
     file = tmp_path / "operator.yaml"
     file.write_text(yaml.safe_dump({"safety": section}), encoding="utf-8")
     with pytest.raises(ConfigError) as refused:
-        load_safety(str(file))
+        load_operator(str(file))
     lines = str(refused.value).splitlines()
     assert message in lines
     assert all(line.startswith("safety.") or line == message for line in lines)
@@ -101,16 +103,16 @@ def test_bad_input_is_one_line_that_names_the_setting(tmp_path: Path, section: A
 )
 def test_a_key_pasted_into_the_wrong_place_is_refused_and_not_shown(tmp_path: Path, guard: dict[str, str]) -> None:
     with pytest.raises(ConfigError) as refused:
-        load_safety(file_of(tmp_path, guards=[GUARD | guard]))
+        load_operator(file_of(tmp_path, guards=[GUARD | guard]))
     assert str(refused.value).startswith(f"safety.guards.0.{next(iter(guard))}: ")
     assert "secret" not in str(refused.value)
 
 
-def test_a_file_without_the_section_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "other.yaml").write_text("serve: {}")
-    for name, message in ((str(tmp_path / "other.yaml"), "it has no section safety"), ("tiny", "no section safety")):
-        with pytest.raises(ConfigError, match=message):
-            load_safety(name)
+def test_a_file_without_any_of_the_sections_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("seed: 7")
+    for name in (str(tmp_path / "other.yaml"), "tiny"):
+        with pytest.raises(ConfigError, match="it has none of the sections safety, companion, serve"):
+            load_operator(name)
 
 
 # ---- what may be chosen ----
@@ -216,12 +218,12 @@ def test_reply_goes_by_the_file_and_by_options_first(tmp_path: Path, guard_url: 
     words = ["safety", "reply", "--engine", "scripted", "--seed", "1"]
     plain = json.loads(warmline(*words, stdin=case).stdout)
     assert (plain["level"], plain["card"]) == ("none", None)
-    result = warmline(*words, "--safety", file, stdin=case)
+    result = warmline(*words, "--settings", file, stdin=case)
     found = json.loads(result.stdout)
     assert (found["level"], found["reply_source"], found["card"]["country"]) == ("high", "guided", "IE")
     assert "each message is also sent to the guard llama-guard at 127.0.0.1" in result.stderr
     assert PLAIN not in result.stderr
-    found = json.loads(warmline(*words, "--safety", file, "--country", "gb", stdin=case).stdout)
+    found = json.loads(warmline(*words, "--settings", file, "--country", "gb", stdin=case).stdout)
     assert found["card"]["country"] == "GB"
 
 
@@ -237,7 +239,7 @@ def test_chat_and_reply_read_the_runs_own_section_and_warn_at_every_start(
         assert "WARNING: safety.thresholds.elevated is 0.999" in result.stderr
         assert "Samaritans" in result.stdout
     own = file_of(tmp_path, country="US")
-    result = warmline("chat", str(run.path), "--safety", own, stdin="/help-now\n")
+    result = warmline("chat", str(run.path), "--settings", own, stdin="/help-now\n")
     assert "WARNING" not in result.stderr
     assert "988" in result.stdout
     case = json.dumps({"id": 1, "turns": [{"role": "user", "content": "I want to kill myself tonight"}]})

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from warmline.config import load_recipe
+from warmline.config.reading import load_recipe
 from warmline.data.conversation import SPLITS, Conversation, Split, Turn
 from warmline.data.labels import EMOTIONS, RISKS, SITUATIONS, STRATEGIES
 from warmline.data.prepare import Corpus, load_corpus

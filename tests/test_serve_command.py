@@ -19,7 +19,10 @@ import pytest
 from typer.testing import CliRunner
 
 from warmline.cli import app
-from warmline.commands.serve import is_loopback, served_models
+from warmline.commands.serve import is_loopback, options_of, serve_of, served_models
+from warmline.config.operator import OperatorSettings, ServeSettings
+from warmline.config.reading import load_operator, load_recipe
+from warmline.run_dir import RunDir
 from warmline.serve.app import create_app
 from warmline.serve.keys import read_keys
 from warmline.serve.models import Options
@@ -131,6 +134,50 @@ def test_a_server_process_from_start_to_end(tmp_path: Path) -> None:
     assert not [file for file in kept if secret.encode() in file.read_bytes()]
 
 
+def test_a_file_says_how_to_serve_and_options_win(tmp_path: Path) -> None:
+    file = tmp_path / "operator.yaml"
+    file.write_text(
+        "serve: {show_readings: false, cors_origin: https://my.app, max_running: 2}\n"
+        "companion: {style: {tone: calm}}\nsafety: {country: IE}\n"
+    )
+    own = load_operator(str(file))
+    assert own.serve is not None
+    options = options_of(own.serve)
+    assert (options.show_readings, options.cors_origins, options.max_running) == (False, ("https://my.app",), 2)
+    setting = served_models(None, "scripted", None, own, None, None)["scripted"].setting
+    assert (setting.style.tone, setting.country) == ("calm", "IE")
+    with started(tmp_path, "--engine", "scripted", "--settings", str(file), "--max-running", "3") as (_, url):
+        answer = httpx.post(f"{url}/v1/chat/completions", json={**body("hello"), "model": "scripted"}, timeout=60)
+        assert answer.json()["warmline"]["readings"] == {"emotion": [], "strategy": [], "risk": [], "affect": {}}
+        preflight = {"Origin": "https://my.app", "Access-Control-Request-Method": "POST"}
+        allowed = httpx.options(f"{url}/v1/chat/completions", headers=preflight).headers
+        assert allowed["access-control-allow-origin"] == "https://my.app"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("{prot: 80}", "serve.prot: unknown key (did you mean 'port'?)"),
+        ("{port: 70000}", "serve.port: Input should be less than or equal to 65535 (found 70000)"),
+        ("{max_running: 0}", "serve.max_running: Input should be greater than or equal to 1 (found 0)"),
+        ("{host: 0.0.0.0}", "--host 0.0.0.0 can be reached from other machines"),
+        ("{store: 'postgres://u:sk-a-secret@h:x/d'}", "store"),
+    ],
+)
+def test_a_wrong_section_is_refused_in_one_line(tmp_path: Path, section: str, message: str) -> None:
+    (tmp_path / "operator.yaml").write_text(f"serve: {section}")
+    code, said = run("--engine", "scripted", "--settings", str(tmp_path / "operator.yaml"))
+    assert (code in (1, 2), message in said, said.count("\n")) == (True, True, 1), said
+    assert "secret" not in said
+
+
+def test_a_run_is_served_as_its_recipe_says(toy_recipe: ToyRecipe, tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "toy")
+    run_dir.claim(load_recipe(str(toy_recipe(serve={"port": 8123, "show_reasons": True}))))
+    assert (serve_of(str(run_dir.path)).port, serve_of(str(run_dir.path)).show_reasons) == (8123, True)
+    assert serve_of(None) == serve_of("no-run") == ServeSettings()
+
+
 def test_core_dumps_are_off_in_a_process_that_asks_for_it() -> None:
     code = (
         "import ctypes, resource, sys; from warmline.serve.listen import no_core_dumps; no_core_dumps()\n"
@@ -144,7 +191,7 @@ def test_core_dumps_are_off_in_a_process_that_asks_for_it() -> None:
 
 def test_every_finished_stage_of_a_run_is_a_model_and_they_answer(toy_recipe: ToyRecipe, tmp_path: Path) -> None:
     run = train_here(toy_recipe(), tmp_path / "toy")
-    models = served_models(str(run.path), "local", None, None, "IE", None)
+    models = served_models(str(run.path), "local", None, OperatorSettings(), "IE", None)
     assert [*models] == ["toy", "toy:base", "toy:sft"]
     assert models["toy"].setting is not models["toy:base"].setting
     assert [model.about["stage"] for model in models.values()] == ["sft", "base", "sft"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmline.config import SourceSettings
+from warmline.config.training import SourceSettings
 from warmline.data.conversation import SPLITS, Conversation, Split, Turn
 from warmline.data.labels import LABEL_SETS
 from warmline.data.sources import chat_jsonl, empathetic_dialogues, esconv, goemotions, hub

@@ -71,9 +71,7 @@ def test_the_same_name_under_two_keys_is_two_conversations(store: Store) -> None
     assert len({row.id for row in rows}) == len({row.owner for row in rows}) == 2
 
 
-@pytest.mark.parametrize(
-    "text", ["", "short", "A" * 43, "A" * 44, "!" * 43, "é" * 43, key_text()[:-1], key_text() + "x"]
-)
+@pytest.mark.parametrize("text", ["", "short", "A" * 43, "A" * 44, "!" * 43, "é" * 43, "x7Qf" * 10 + "x7", "x7Qf" * 11])
 def test_what_is_no_key_of_32_random_bytes_is_refused_without_showing_it(text: str) -> None:
     with pytest.raises(KeyFormatError) as caught:
         client_key(text)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from warmline.config import DataSettings, StyleSettings, load_recipe
+from warmline.config.fields import StyleSettings
+from warmline.config.reading import load_recipe
+from warmline.config.training import DataSettings
 from warmline.data.labels import IGNORE
 from warmline.data.prepare import encode, load_corpus
 from warmline.data.style import UNSTYLED, Styling, styled_prompt, styling_of

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from warmline.cli import app
-from warmline.config import StyleSettings
+from warmline.config.fields import StyleSettings
 from warmline.engine.engine import Chunk, Engine, Message
 from warmline.engine.scripted import ScriptedEngine
 from warmline.safety.validate.context import Turn

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from warmline.config import load_recipe
+from warmline.config.reading import load_recipe
 from warmline.train.stage import TrainError
 from warmline.train.tracking import scalars, tracker, untracked
 

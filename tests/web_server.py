@@ -8,7 +8,7 @@ from functools import cache
 from fastapi import FastAPI
 
 from warmline.commands.shared import companion
-from warmline.config import SafetySettings
+from warmline.config.operator import SafetySettings
 from warmline.dialogue.companion import Session, respond
 from warmline.engine.engine import Chunk, GenerateRequest, Message, Reading, Sampling
 from warmline.engine.scripted import ScriptedEngine

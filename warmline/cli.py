@@ -32,7 +32,7 @@ from warmline.commands.shared import (
 from warmline.commands.suites import Asked, evaluate_suites
 
 if TYPE_CHECKING:
-    from warmline.config import Recipe
+    from warmline.config.recipe import Recipe
     from warmline.data.prepare import Corpus
     from warmline.pipeline import Loaded
     from warmline.run_dir import RunDir
@@ -86,7 +86,7 @@ def run(recipe: RecipeName = "tiny", overrides: Overrides = None, name: Name = N
 
 
 def _recipe_and_run(recipe: str, overrides: list[str] | None, name: str | None) -> "tuple[Recipe, RunDir]":
-    from warmline.config import load_recipe
+    from warmline.config.reading import load_recipe
     from warmline.run_dir import RunDir
     from warmline.safety.operator_settings import chosen
 
@@ -179,7 +179,7 @@ def recipes() -> None:
 
     Example: warmline recipes
     """
-    from warmline.config import load_recipe, recipe_names
+    from warmline.config.reading import load_recipe, recipe_names
 
     for name in recipe_names():
         typer.echo(f"{name:24} {load_recipe(name).description}")

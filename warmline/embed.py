@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from warmline.config import CompanionSettings, SafetySettings, StyleSettings
+from warmline.config.fields import StyleSettings
+from warmline.config.operator import CompanionSettings, SafetySettings
 from warmline.dialogue.companion import Answer, Session, Setting, help_now, respond, resume, told
 from warmline.dialogue.style import style_of, styled
 from warmline.dialogue.tally import Audit

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from warmline.config import CompanionSettings, ModelSettings, Recipe, SafetySettings
+from warmline.config.operator import CompanionSettings, SafetySettings
+from warmline.config.recipe import Recipe
+from warmline.config.training import ModelSettings
 from warmline.data.example_cache import encoded
 from warmline.data.prepare import Corpus, load_corpus
 from warmline.data.style import UNSTYLED, styling_of

@@ -17,7 +17,7 @@ from platformdirs import user_cache_path
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from warmline.config import Recipe
+from warmline.config.recipe import Recipe
 
 STAGES = ("base", "sft", "dpo")
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "warmline")
@@ -152,15 +152,15 @@ class RunDir:
             raise RunError(f"{file} was written by another version of warmline, or altered: {reason}") from None
 
     def claim(self, recipe: Recipe) -> None:
-        """Start the run with `recipe`, or go on with it. Raises RunError if its settings changed; those of `safety` may,
-        and are written down anew: they are of its use, not of its training.
+        """Start the run with `recipe`, or go on with it. Raises RunError if its settings changed; those of `safety` and
+        `serve` may, and are written down anew: they are of its use, not of its training.
 
         Until there is a manifest, data and base have not been read once: whoever corrects a path starts anew.
         """
         file = self.path / "recipe.yaml"
         if (self.path / "manifest.json").is_file():
             then = self.recipe()
-            before, now = (each.model_dump(mode="json", exclude={"safety"}) for each in (then, recipe))
+            before, now = (each.model_dump(mode="json", exclude={"safety", "serve"}) for each in (then, recipe))
             changed = list(_differences(before, now))
             if changed:
                 lines = "\n".join(f"  {path}: {old!r} -> {new!r}" for path, old, new in changed)

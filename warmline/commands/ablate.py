@@ -34,7 +34,7 @@ def ablate(
     Example: warmline ablate tiny --vary model.lora.r=4,16 --seeds 1,2,3
     """
     with errors():
-        from warmline.config import load_recipe
+        from warmline.config.reading import load_recipe
         from warmline.evaluate.ablate import (
             as_markdown,
             grid,

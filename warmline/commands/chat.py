@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from warmline.commands.shared import Country, SafetyFile, audit_folder, companion, country_here, errors
+from warmline.commands.shared import (
+    Country,
+    OperatorFile,
+    audit_folder,
+    companion,
+    country_here,
+    errors,
+    operator_settings,
+)
 
 if TYPE_CHECKING:
     from warmline.dialogue.companion import Setting
@@ -36,7 +44,7 @@ def chat(
     resume: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Go on with a conversation that /save kept.")
     ] = None,
-    safety_file: SafetyFile = None,
+    settings: OperatorFile = None,
     country: Country = None,
     audit: Annotated[
         bool, typer.Option(help="Keep daily counts without any words; `warmline safety report` shows them.")
@@ -50,18 +58,18 @@ def chat(
     Example: warmline chat tiny --tone warm --persona "best friend"
     """
     with errors():
-        from warmline.config import CompanionSettings, load_safety
+        from warmline.config.operator import CompanionSettings
         from warmline.embed import chosen_style
         from warmline.engine.engine import Sampling
 
         sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
-        own = None if safety_file is None else load_safety(safety_file)
+        own = operator_settings(settings)
         opened = _opened(run_or_model, stage, url)
-        safety = opened.safety if own is None else own
+        safety, usual = own.safety or opened.safety, own.companion or opened.companion
         wanted = CompanionSettings(
-            style=chosen_style(opened.companion, tone, persona),
-            reflection=opened.companion.reflection if reflection is None else reflection,
-            candidates=opened.companion.candidates if candidates is None else candidates,
+            style=chosen_style(usual, tone, persona),
+            reflection=usual.reflection if reflection is None else reflection,
+            candidates=usual.candidates if candidates is None else candidates,
         )
         country = country or safety.country or country_here()
         folder = audit_folder() if audit else None
@@ -72,7 +80,7 @@ def chat(
 
 def _opened(run_or_model: str, stage: str | None, url: str | None) -> "OpenedEngine":
     """The engine of a run or a model; or of a server that calls it so."""
-    from warmline.config import CompanionSettings, SafetySettings
+    from warmline.config.operator import CompanionSettings, SafetySettings
     from warmline.embed import OpenedEngine, opened_engine
 
     if url is None:

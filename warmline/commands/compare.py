@@ -57,7 +57,7 @@ def _side(name: str) -> "Side":
 
 def _bootstrap(side: "Side") -> tuple[int, int]:
     """Resamples and seed, as the first run's recipe has them."""
-    from warmline.config import EvalSettings
+    from warmline.config.training import EvalSettings
 
     if not (side.run.path / "recipe.yaml").is_file():
         return EvalSettings().bootstrap_samples, 7

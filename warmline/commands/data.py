@@ -30,7 +30,7 @@ def data_show(
     Example: warmline data show tiny --count 1
     """
     with errors():
-        from warmline.config import load_recipe
+        from warmline.config.reading import load_recipe
         from warmline.data.prepare import encode, load_corpus
         from warmline.pipeline import encoder_for, tokenizer_of
         from warmline.serve.data_view import show
@@ -57,7 +57,7 @@ def data_audit(
     Example: warmline data audit tiny-real
     """
     with errors():
-        from warmline.config import load_recipe
+        from warmline.config.reading import load_recipe
         from warmline.data.audit import audit, num_steps
         from warmline.data.prepare import read_splits
         from warmline.data.sources.reading import Rejections
@@ -90,7 +90,7 @@ def data_materialize(
     Example: warmline data materialize tiny --count 2 --out examples.jsonl
     """
     with errors():
-        from warmline.config import load_recipe
+        from warmline.config.reading import load_recipe
         from warmline.data.canonical import Canonical, materialize, recorder
         from warmline.data.prepare import load_corpus
         from warmline.data.style import UNSTYLED, styling_of

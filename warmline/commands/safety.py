@@ -13,16 +13,17 @@ import typer
 
 from warmline.commands.shared import (
     Country,
-    SafetyFile,
+    OperatorFile,
     audit_folder,
     companion,
     errors,
     failure,
+    operator_settings,
     run_dir,
 )
 
 if TYPE_CHECKING:
-    from warmline.config import SafetySettings
+    from warmline.config.operator import SafetySettings
     from warmline.dialogue.companion import Setting
     from warmline.engine.engine import Engine
     from warmline.safety.head import RiskHead
@@ -120,7 +121,7 @@ def safety_reply(
     engine: Annotated[EngineName, typer.Option(help="scripted needs no RUN: seeded logits without a model.")] = "tiny",
     country: Country = None,
     seed: Annotated[int | None, typer.Option(help="Makes the draw repeatable.")] = None,
-    safety_file: SafetyFile = None,
+    settings: OperatorFile = None,
 ) -> None:
     """Read conversations as JSON lines; answer each one's last user turn through the whole safety system.
 
@@ -129,20 +130,19 @@ def safety_reply(
     Example: warmline safety reply --engine scripted < cases.jsonl
     """
     with errors():
-        from warmline.config import load_safety
         from warmline.engine.engine import Sampling
 
-        own = None if safety_file is None else load_safety(safety_file)
+        own = operator_settings(settings)
         opened, system_prompt, safety, risk_head = _engine(run_or_model, engine)
-        safety = safety if own is None else own
-        setting = companion(opened, system_prompt, Sampling(seed=seed), country, safety, risk_head)
+        sampling, safety = Sampling(seed=seed), own.safety or safety
+        setting = companion(opened, system_prompt, sampling, country, safety, risk_head, wanted=own.companion)
         for row in _stdin_rows():
             typer.echo(json.dumps(_replied(setting, row)))
 
 
 def _engine(name: str, kind: str) -> tuple["Engine", str | None, "SafetySettings", "RiskHead | None"]:
     if kind == "scripted":
-        from warmline.config import SafetySettings
+        from warmline.config.operator import SafetySettings
         from warmline.engine.scripted import ScriptedEngine
 
         return ScriptedEngine(), None, SafetySettings(), None

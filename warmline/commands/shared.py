@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from warmline.config import CompanionSettings, SafetySettings
+    from warmline.config.operator import CompanionSettings, OperatorSettings, SafetySettings
     from warmline.dialogue.companion import Setting
     from warmline.engine.engine import Engine, Sampling
     from warmline.run_dir import RunDir
@@ -19,8 +19,13 @@ RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's na
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting; repeatable.")]
 
 Country = Annotated[str | None, typer.Option(metavar="XX", help="Country of the helplines, two letters.")]
-SafetyFile = Annotated[
-    str | None, typer.Option("--safety", metavar="FILE", help="A YAML file with a section safety; wins over the run's.")
+OperatorFile = Annotated[
+    str | None,
+    typer.Option(
+        "--settings",
+        metavar="FILE",
+        help="A YAML file with sections safety, companion, serve; they win over the run's.",
+    ),
 ]
 
 
@@ -51,6 +56,14 @@ def run_dir(name: str) -> "RunDir":
     return RunDir(Path(name) if (Path(name) / "recipe.yaml").is_file() else Path("runs") / name)
 
 
+def operator_settings(file: str | None) -> "OperatorSettings":
+    """What the operator's own file says; nothing without one."""
+    from warmline.config.operator import OperatorSettings
+    from warmline.config.reading import load_operator
+
+    return OperatorSettings() if file is None else load_operator(file)
+
+
 def data_root() -> Path | None:
     configured = os.environ.get("WARMLINE_DATA")
     return Path(configured) if configured else None
@@ -78,7 +91,7 @@ def companion(
     `country`: wins over the settings'. `audit`: the folder of daily counts, None for none. Raises ValueError for a
     country that is not two letters, for settings that nobody may choose and for a policy.yaml that is altered.
     """
-    from warmline.config import SafetySettings
+    from warmline.config.operator import SafetySettings
     from warmline.embed import setting_of
 
     setting, notices = setting_of(

@@ -13,7 +13,7 @@ import typer
 from warmline.commands.shared import companion, data_root
 
 if TYPE_CHECKING:
-    from warmline.config import Recipe
+    from warmline.config.recipe import Recipe
     from warmline.data.prepare import Corpus
     from warmline.evaluate.played import Players, Subject
     from warmline.evaluate.suites import Material

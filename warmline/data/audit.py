@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from warmline.config import DataSettings
+from warmline.config.training import DataSettings
 from warmline.data.conversation import SPLITS, Conversation, Split, Turn
 from warmline.data.labels import LABEL_SETS
 from warmline.data.masking import mask

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from warmline.config import HeadKind
+from warmline.config.fields import HeadKind
 from warmline.data.labels import IGNORE, RISKS, HeadSpec
 from warmline.data.tokenize import Anchor, Example
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from warmline.config import HeadKind
+from warmline.config.fields import HeadKind
 
 # GoEmotions (Demszky et al. 2020), in the order of its labels.txt.
 EMOTIONS = tuple(

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from warmline.config import HeadsSettings, Recipe, recipe_names
+from warmline.config.reading import recipe_names
+from warmline.config.recipe import Recipe
+from warmline.config.training import HeadsSettings
 from warmline.data.conversation import SPLITS, Conversation, Split
 from warmline.data.labels import LABEL_SETS, HeadSpec, vocabulary
 from warmline.data.overlap import Overlap, overlap_share, train_overlaps

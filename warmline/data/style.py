@@ -7,7 +7,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from warmline.config import DataSettings, StyleSettings
+from warmline.config.fields import StyleSettings
+from warmline.config.training import DataSettings
 
 
 def tag(style: StyleSettings) -> str:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
-from warmline.config import Persona
+from warmline.config.fields import Persona
 from warmline.dialogue.ladder import hang_up, reason_of
 from warmline.dialogue.manner import acknowledges, advises, asks, asks_for_advice, names_feeling, num_questions
 from warmline.dialogue.reflection import Reflecting

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from warmline.config import StyleSettings
+from warmline.config.fields import StyleSettings
 from warmline.dialogue.tally import Audit
 from warmline.engine.engine import Engine, Reading, Sampling
 from warmline.safety.assess import NUM_TURNS, hold, look

@@ -8,7 +8,8 @@ from typing import cast, get_args
 
 import yaml
 
-from warmline.config import Persona, StyleSettings, Tone, nearest
+from warmline.config.fields import Persona, StyleSettings, Tone
+from warmline.config.reading import nearest
 from warmline.dialogue.session import Setting
 from warmline.safety.levels import Level
 

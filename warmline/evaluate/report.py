@@ -7,7 +7,9 @@ from typing import Any
 
 import yaml
 
-from warmline.config import ConfigError, Recipe, load_recipe
+from warmline.config.fields import ConfigError
+from warmline.config.reading import load_recipe
+from warmline.config.recipe import Recipe
 from warmline.evaluate import report_judged, report_tasks
 from warmline.evaluate.plots import Curves, Plots, draw_plots, read_curves
 from warmline.evaluate.report_compare import ablations, normalised

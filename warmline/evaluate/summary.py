@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from warmline.config import EvalSettings
+from warmline.config.training import EvalSettings
 from warmline.evaluate.all_labels import score_all_labels, tune
 from warmline.evaluate.floors import CLASSIFIED, Floors
 from warmline.evaluate.head_scores import Resample, score_affect, score_classified

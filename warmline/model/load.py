@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from warmline.config import ModelSettings
+from warmline.config.training import ModelSettings
 from warmline.run_dir import sha256
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from warmline.config import Dtype, LoraSettings
+from warmline.config.fields import Dtype
+from warmline.config.training import LoraSettings
 from warmline.data.batches import Batch
 from warmline.data.labels import HeadSpec
 from warmline.model.heads import build_heads

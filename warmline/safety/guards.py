@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from warmline.config import GuardSettings
+from warmline.config.operator import GuardSettings
 from warmline.safety.detect import Observation
 from warmline.safety.levels import LEVELS, Level, Reason
 

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import httpx
 import numpy as np
 
-from warmline.config import ConfigError, SafetySettings, nearest
+from warmline.config.fields import ConfigError
+from warmline.config.operator import SafetySettings
+from warmline.config.reading import nearest
 from warmline.safety.detect import Calibration, shipped_calibration, sureness
 from warmline.safety.guards import Guard
 from warmline.safety.levels import DOMAINS

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from warmline.config import StyleSettings
+from warmline.config.fields import StyleSettings
 from warmline.data.style import tag
 from warmline.dialogue.companion import Answer, Session, Setting, help_now, respond, resume, told
 from warmline.dialogue.style import NO_STYLE, PERSONAS, TONES, style_in, styled

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from warmline.config import StyleSettings
+from warmline.config.fields import StyleSettings
 from warmline.safety.validate.context import Turn
 
 MAX_BYTES = 16 * 2**20  # of a file that is read

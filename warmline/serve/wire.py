@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from warmline.config import StyleSettings
+from warmline.config.fields import StyleSettings
 from warmline.safety.validate.context import Turn
 
 FENCE = "-" * 40  # a line between the card and the reply, for clients that do not render the card

@@ -12,7 +12,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from warmline.config import OptimSettings, Recipe
+from warmline.config.recipe import Recipe
+from warmline.config.training import OptimSettings
 from warmline.data.batches import Batch, collate
 from warmline.data.conversation import Conversation
 from warmline.data.labels import IGNORE

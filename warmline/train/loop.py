@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from warmline.config import OptimSettings
+from warmline.config.training import OptimSettings
 from warmline.data.batches import Batch
 from warmline.objectives import combine
 from warmline.progress import progress, say

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from warmline.config import Recipe, SftSettings
+from warmline.config.recipe import Recipe
+from warmline.config.training import SftSettings
 from warmline.data.batches import Batch, collate
 from warmline.data.labels import HeadSpec
 from warmline.data.tokenize import Example

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from warmline.config import OptimSettings
+from warmline.config.training import OptimSettings
 from warmline.data.batches import Batch, micro_batches
 from warmline.data.mixture import step_items
 from warmline.data.tokenize import Example

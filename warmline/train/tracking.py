@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from warmline.config import Recipe
+from warmline.config.recipe import Recipe
 from warmline.train.stage import TrainError
 
 Track = Callable[[Mapping[str, Any]], None]  # takes a row of metrics.jsonl

@@ -6,7 +6,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from warmline.config import nearest
+from warmline.config.reading import nearest
 from warmline.data.conversation import Affect, Conversation, Split, Turn
 from warmline.data.sources.reading import (
     Rejections,

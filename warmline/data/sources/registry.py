@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from warmline.config import SourceSettings, nearest
+from warmline.config.reading import nearest
+from warmline.config.training import SourceSettings
 from warmline.data.conversation import Conversation, Split
 from warmline.data.labels import EMOTIONS, SITUATION_EMOTIONS, unknown_label
 from warmline.data.sources import bundled, chat_jsonl, counsel, empathetic_dialogues, esconv, failed_esconv, goemotions

@@ -70,7 +70,7 @@ def url_of(text_: str) -> URL:
     """
     try:
         url = make_url(text_) if "://" in text_ else URL.create("sqlite", database=text_)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is none, and it quotes what stands there
         raise StoreError("store: expected sqlite:///FILE or postgresql://USER@HOST/NAME") from None
     name = url.get_backend_name()
     if name not in _INSERTS:
