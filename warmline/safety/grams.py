@@ -1,6 +1,7 @@
 """Hashed n-grams of characters and words, kept by place, so that the sums of any run of words cost two look-ups."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 from zlib import crc32
@@ -60,8 +61,13 @@ def hashes(names: Sequence[str]) -> np.ndarray:
 
 def pairs(hashes_N: np.ndarray) -> np.ndarray:
     """A hash of each pair in the order given, uint32."""
-    first, second = np.triu_indices(len(hashes_N), 1)
+    first, second = _pairs_of(len(hashes_N))
     return _mixed(_mixed(_START, hashes_N[first]), hashes_N[second])
+
+
+@lru_cache(256)
+def _pairs_of(count: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.triu_indices(count, 1)
 
 
 def folded(hashes_N: np.ndarray, num_places: int) -> np.ndarray:
