@@ -180,8 +180,8 @@ async def cards(client: Client, talks: Sequence[list[dict[str, str]]]) -> bool:
     others = [asyncio.ensure_future(load(each)) for each in talks]
     await asyncio.sleep(2)
     waits = []
-    for number in range(NUM_URGENT):
-        reply = await client.ask([{"role": "user", "content": f"{URGENT} ({number})"}], SHORT)
+    for _ in range(NUM_URGENT):
+        reply = await client.ask([{"role": "user", "content": URGENT}], SHORT)
         assert reply.level in ("high", "emergency")
         waits.append(1e3 * reply.card_s)
     stop.set()
