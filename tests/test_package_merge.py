@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from warmline.cli import app
 from warmline.engine.engine import GenerateRequest, Message, Sampling
 from warmline.engine.local import LocalEngine
 from warmline.evaluate.prompt_sets import qualitative
-from warmline.model.load import load_tokenizer
+from warmline.model import checkpoint
+from warmline.model.load import fingerprint, load_tokenizer
 from warmline.package.subject import DTYPES, PackageError, dtype_of
 from warmline.pipeline import open_engine, open_run
-from warmline.run_dir import RunDir
+from warmline.run_dir import RunDir, write_json
 
 from .conftest import ToyRecipe
 from .runs import train_here
@@ -52,14 +54,26 @@ def refused(run: RunDir, out: Path, *options: str) -> str:
     return line
 
 
+def shaken(run: RunDir) -> RunDir:
+    """The run with random weights in its stage."""
+    loaded = open_run(run)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            if "lora_" in name or "stage_heads" in name:
+                parameter.normal_(0, 0.3)
+    checkpoint.save_stage(loaded.model, run.stage("sft"), fingerprint=loaded.fingerprint, about={"step": 1})
+    return run
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunDir]:
-    """Runs of two steps by a name, each trained once."""
+    """Runs by a name, each trained once, with adapters and heads that change much: what is merged must be seen."""
     made: dict[str, RunDir] = {}
 
     def run(name: str, recipe: Path) -> RunDir:
         if name not in made:
-            made[name] = train_here(recipe, tmp_path_factory.mktemp(name) / "run")
+            made[name] = shaken(train_here(recipe, tmp_path_factory.mktemp(name) / "run"))
         return made[name]
 
     return run
@@ -67,7 +81,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunDir]:
 
 @pytest.fixture
 def run(trained: Callable[..., RunDir], toy_recipe: ToyRecipe) -> RunDir:
-    return trained("toy", toy_recipe(sft__steps=3))
+    return trained("toy", toy_recipe(sft__steps=1))
 
 
 def test_there_are_fifty_different_prompts() -> None:
@@ -82,6 +96,7 @@ def test_a_merged_package_says_what_the_adapter_says(run: RunDir, tmp_path: Path
     base = open_engine("run", run, "base")
     theirs = replies(adapter.engine)
     assert replies(merged.engine) == theirs
+    assert len(set(theirs)) > 25, "not one reply to everything"
     assert replies(base.engine, 5) != theirs[:5], "the adapter changes something"
     assert merged.system_prompt == "Listen."
     assert merged.title == "toy, stage sft, packaged as merged"
@@ -100,7 +115,7 @@ def test_the_drift_of_a_merge_is_written_down(run: RunDir, tmp_path: Path) -> No
     package(run, tmp_path / "bf16", "--to", "merged", "--dtype", "bf16")
     exact, rounded = (drift_of(tmp_path / name) for name in ("fp32", "bf16"))
     assert exact["num_positions"] > 300
-    assert exact["kl"] < 1e-8
+    assert exact["kl"] < 1e-6
     assert (exact["top1"], {*exact["heads"].values()}) == (1.0, {1.0})
     assert exact["heads_max"] < 1e-4 < rounded["heads_max"]
     assert exact["kl"] < rounded["kl"] < 1e-3
@@ -125,7 +140,7 @@ def test_a_quantised_base_is_merged_from_its_dequantised_weights(
     assert "quantization_config" not in config
     drift = drift_of(tmp_path / "out")
     if quantization == "nf4":  # the same numbers, multiplied as they are
-        assert drift["kl"] < 1e-8
+        assert drift["kl"] < 1e-6
         assert drift["top1"] == 1.0
         merged = open_engine(str(tmp_path / "out"), RunDir(tmp_path / "no"), None).engine
         assert replies(merged, 10) == replies(open_engine("run", run, "sft").engine, 10)
@@ -158,7 +173,7 @@ def test_gpt2_with_its_own_kind_of_layers_is_merged(
     recipe = toy_recipe(model__base=str(base), model__chat_template=template, model__system_prompt=None, sft__steps=1)
     run = trained("gpt2", recipe)
     assert package(run, tmp_path / "out", "--to", "merged").exit_code == 0
-    assert drift_of(tmp_path / "out")["kl"] < 1e-8
+    assert drift_of(tmp_path / "out")["kl"] < 1e-6
     assert load_tokenizer(tmp_path / "out").chat_template == template
 
 
@@ -186,8 +201,6 @@ def copied(run: RunDir, toy_base: Path, folder: Path) -> RunDir:
 
 def test_an_adapter_of_another_base_is_refused(run: RunDir, toy_base: Path, tmp_path: Path) -> None:
     copy = copied(run, toy_base, tmp_path)
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(tmp_path / "base" / "model.safetensors")
     weights["model.norm.weight"] += 1
     save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
@@ -230,10 +243,6 @@ def test_a_merge_that_would_break_the_tie_is_refused(
 
 def reseal(run: RunDir, base: Path) -> None:
     """Write stage.json anew, as if the stage had been saved like this over this base."""
-    from warmline.model import checkpoint
-    from warmline.model.load import fingerprint
-    from warmline.run_dir import write_json
-
     folder = run.stage("sft")
     template = str(load_tokenizer(base).chat_template)
     about = checkpoint.read_stage(folder) | {
