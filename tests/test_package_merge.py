@@ -9,19 +9,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
-from warmline.cli import app
 from warmline.engine.engine import GenerateRequest, Message, Sampling
 from warmline.engine.local import LocalEngine
 from warmline.evaluate.prompt_sets import qualitative
-from warmline.model import checkpoint
-from warmline.model.load import fingerprint, load_tokenizer
+from warmline.model.load import load_tokenizer
 from warmline.package.subject import DTYPES, PackageError, dtype_of
 from warmline.pipeline import open_engine, open_run
-from warmline.run_dir import RunDir, write_json
+from warmline.run_dir import RunDir
 
 from .conftest import ToyRecipe
+from .packages import package, refused, reseal, shaken
 from .runs import train_here
 from .toys import save_toy
 
@@ -39,31 +37,12 @@ def replies(engine: LocalEngine, count: int = 50) -> list[str]:
     return ["".join(chunk.text for chunk in engine.generate(GenerateRequest(each, GREEDY))) for each in prompts(count)]
 
 
-def package(run: RunDir, out: Path, *options: str) -> Any:
-    return CliRunner().invoke(app, ["package", str(run.path), "--out", str(out), *options])
-
-
-def refused(run: RunDir, out: Path, *options: str) -> str:
+def refusal(run: RunDir, out: Path, *options: str) -> str:
     """The one line of a refusal; nothing is left behind."""
     before = sorted(out.parent.iterdir())
-    done = package(run, out, *options)
-    assert done.exit_code == 2, done.output
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("warmline: ")]
+    line = refused(package(run, out, *options))
     assert sorted(out.parent.iterdir()) == before
-    assert done.stdout == ""
     return line
-
-
-def shaken(run: RunDir) -> RunDir:
-    """The run with random weights in its stage."""
-    loaded = open_run(run)
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in loaded.model.named_parameters():
-            if "lora_" in name or "stage_heads" in name:
-                parameter.normal_(0, 0.3)
-    checkpoint.save_stage(loaded.model, run.stage("sft"), fingerprint=loaded.fingerprint, about={"step": 1})
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -177,12 +156,32 @@ def test_gpt2_with_its_own_kind_of_layers_is_merged(
     assert load_tokenizer(tmp_path / "out").chat_template == template
 
 
+def test_a_measured_risk_head_is_trusted_where_it_reads_the_same(run: RunDir, toy_base: Path, tmp_path: Path) -> None:
+    copy = copied(run, toy_base, tmp_path)
+    file = copy.stage("sft") / "stage.json"
+    about = checkpoint.read_stage(copy.stage("sft"))
+    base = about["fingerprint"]
+    measured = {"dev_recall_at_5fpr": 0.9, "calibration_ece": 0.01}
+    for weights, to, trusted in (
+        (base["weights"], "merged", True),
+        (base["weights"], "nf4", False),
+        ("x", "merged", False),
+    ):
+        about["risk_head"] = measured | {"base_model_hash": weights, "quant": "none"}
+        write_json(file, about | {"checksum": checkpoint._digest(about)})
+        out = tmp_path / f"{weights[:1]}-{to}"
+        assert package(copy, out, "--to", to).exit_code == 0
+        head = open_engine(str(out), RunDir(tmp_path / "no"), None).risk_head
+        assert head is not None
+        assert head.trusted is trusted, (to, drift_of(out))
+
+
 # ---- what is refused ----
 
 
 @pytest.mark.parametrize("dtype", ["nf4", "int4", "4bit", "fp8"])
 def test_a_merge_into_fewer_than_16_bits_is_refused(dtype: str, run: RunDir, tmp_path: Path) -> None:
-    line = refused(run, tmp_path / "out", "--to", "merged", "--dtype", dtype)
+    line = refusal(run, tmp_path / "out", "--to", "merged", "--dtype", dtype)
     assert f"--dtype {dtype}: an adapter is merged into 16 or 32 bits only" in line
     assert "--to int8 or nf4 quantises" in line
     with pytest.raises(PackageError):
@@ -205,7 +204,7 @@ def test_an_adapter_of_another_base_is_refused(run: RunDir, toy_base: Path, tmp_
     weights["model.norm.weight"] += 1
     save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
     for to in ("merged", "vllm", "hub"):
-        line = refused(copy, tmp_path / "out", "--to", to)
+        line = refusal(copy, tmp_path / "out", "--to", to)
         assert "was trained on another base: its weights is not that of the loaded base" in line
 
 
@@ -215,7 +214,7 @@ def test_added_tokens_in_a_tied_model_are_refused(run: RunDir, toy_base: Path, t
     tokenizer.add_tokens([f"<tone{number}>" for number in range(400)])
     tokenizer.save_pretrained(tmp_path / "base")
     reseal(copy, tmp_path / "base")
-    line = refused(copy, tmp_path / "out", "--to", "merged")
+    line = refusal(copy, tmp_path / "out", "--to", "merged")
     assert "embeddings" in line
     assert "which lm_head shares: the added tokens have no weights to merge" in line
 
@@ -237,19 +236,8 @@ def test_a_merge_that_would_break_the_tie_is_refused(
     file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
     reseal(copy, tmp_path / "base")
     for to in ("merged", "nf4", "ollama"):
-        line = refused(copy, tmp_path / "out", "--to", to)
+        line = refusal(copy, tmp_path / "out", "--to", to)
         assert f"the adapter changes {named}, and this base's embeddings and lm_head are one matrix" in line
-
-
-def reseal(run: RunDir, base: Path) -> None:
-    """Write stage.json anew, as if the stage had been saved like this over this base."""
-    folder = run.stage("sft")
-    template = str(load_tokenizer(base).chat_template)
-    about = checkpoint.read_stage(folder) | {
-        "fingerprint": fingerprint(base, run.recipe().model, template),
-        "files": checkpoint.checksums(folder, checkpoint.STAGE_FILES),
-    }
-    write_json(folder / "stage.json", about | {"checksum": checkpoint._digest(about)})
 
 
 def test_the_base_is_not_there_any_more_in_a_merged_package(run: RunDir, tmp_path: Path) -> None:
