@@ -6,6 +6,7 @@ resident once the model is loaded, and at most; drift of the logits from float32
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -30,7 +31,7 @@ from warmline.model.support_model import SupportModel
 REFERENCE = "float32"
 # Final states are scaled so that logits spread as a trained model's do: those of random weights are all but equal.
 LOGIT_SCALE = 4.0
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "0.5b": {
         "vocab_size": 151936,
         "hidden_size": 896,
@@ -80,8 +81,7 @@ def torchao(config: str) -> Callable[[Path], SupportModel]:
     """The float32 model with its decoder's linear layers quantised by torchao."""
 
     def load(folder: Path) -> SupportModel:
-        from torchao import quantization
-
+        quantization = importlib.import_module("torchao.quantization")  # not among what is installed for tests
         model = plain("float32")(folder)
         quantization.quantize_(model._decoder, getattr(quantization, config)())
         return model

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from warmline.engine.engine import GenerateRequest, Message, Sampling
 from warmline.engine.local import LocalEngine
 from warmline.evaluate.prompt_sets import qualitative
+from warmline.model import checkpoint
 from warmline.model.load import load_tokenizer
 from warmline.package.subject import DTYPES, PackageError, dtype_of
 from warmline.pipeline import open_engine, open_run
-from warmline.run_dir import RunDir
+from warmline.run_dir import RunDir, write_json
 
 from .conftest import ToyRecipe
 from .packages import package, refused, reseal, shaken
