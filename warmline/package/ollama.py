@@ -60,6 +60,7 @@ def num_ctx_of(subject: Subject, positions: int) -> int:
 
 
 def usage(subject: Subject) -> str:
+    """What the package's README says of how to use it."""
     name = subject.name
     return (
         f"In this folder:\n\n```sh\nollama create {name} -f Modelfile\n"
