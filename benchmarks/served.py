@@ -21,19 +21,33 @@ from benchmarks.meter import resident_mib
 from warmline.commands.serve import served_models
 from warmline.config.operator import OperatorSettings
 from warmline.engine.engine import Capability, Chunk, Engine, GenerateRequest, Message, Scores
+from warmline.engine.local import LocalEngine
 from warmline.serve.app import create_app
 from warmline.serve.listen import settings
 from warmline.serve.models import Options
 from warmline.serve.turns import warm_up
 
 
+class Meter:
+    """Counts the tokens that are decoded; while `endless`, no token ends a reply, so that all go on to their limit."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.endless = False
+        asked = LocalEngine.is_stop
+
+        def is_stop(engine: LocalEngine, token: int) -> bool:
+            self.tokens += 1
+            return not self.endless and asked(engine, token)
+
+        LocalEngine.is_stop = is_stop  # type: ignore[method-assign]
+
+
 class Recording:
-    """An engine that counts the pieces it gives, and remembers the first request of each last user turn."""
+    """An engine that remembers the first request of each last user turn."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._lock = threading.Lock()
-        self.pieces = 0
         self.seen: dict[str, GenerateRequest] = {}
 
     def capabilities(self) -> frozenset[Capability]:
@@ -47,24 +61,22 @@ class Recording:
     def generate(self, request: GenerateRequest) -> Iterator[Chunk]:
         """The engine's own."""
         self.seen.setdefault(request.messages[-1].content, request)
-        chunks, count = self._engine.generate(request), 0
-        try:
-            for chunk in chunks:
-                count += bool(chunk.text)
-                yield chunk
-        finally:
-            getattr(chunks, "close", lambda: None)()
-            with self._lock:
-                self.pieces += count
+        return self._engine.generate(request)
 
 
-def routes(engine: Recording) -> APIRouter:
-    """`/bench/bare`: what the engine says to the prompt that the companion made of a request; `/bench/state`."""
+def routes(engine: Recording, meter: Meter) -> APIRouter:
+    """`/bench/bare`: what the engine says to the prompt that the companion made of a request; `/bench/state`;
+    `/bench/endless`: whether replies go on to their limit."""
     router = APIRouter()
 
     @router.get("/bench/state", include_in_schema=False)
     def state() -> Response:
-        return JSONResponse({"cpu": time.process_time(), "pieces": engine.pieces, "mib": resident_mib()})
+        return JSONResponse({"cpu": time.process_time(), "tokens": meter.tokens, "mib": resident_mib()})
+
+    @router.post("/bench/endless", include_in_schema=False)
+    async def endless(request: Request) -> Response:
+        meter.endless = (await request.json())["endless"]
+        return JSONResponse({})
 
     @router.post("/bench/bare", include_in_schema=False)
     async def bare(request: Request) -> Response:
@@ -96,12 +108,13 @@ def main() -> None:
     """Serve until terminated."""
     run, threads = sys.argv[1], int(sys.argv[2])
     torch.set_num_threads(threads)
+    meter = Meter()
     models = served_models(run, "local", None, OperatorSettings(), None, None)
     name, model = next(iter(models.items()))
     engine = Recording(model.setting.engine)
     setting = replace(model.setting, engine=engine)
     warm_up(setting)
-    app = create_app({name: replace(model, setting=setting)}, Options(max_running=256), [routes(engine)])
+    app = create_app({name: replace(model, setting=setting)}, Options(max_running=256), [routes(engine, meter)])
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     print(listener.getsockname()[1], name, flush=True)

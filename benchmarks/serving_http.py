@@ -2,9 +2,9 @@
 
 A process of its own serves the run; this one sends and reads. Two ways take turns, round by round: the companion as
 people meet it, and the engine alone, given the very prompts that the companion made of the same conversations and
-streamed by the same server. Replies are cut early in one half of the rounds: from the two halves, seconds of the
-server's CPU are told apart by turn and by token. A refused sentence is drawn again, and its tokens count: the cost is
-one of a token that was decoded.
+streamed by the same server. Where cost is measured, every reply goes on to its limit, which is short in one half of the
+rounds: from the two halves, seconds of the server's CPU are told apart by turn and by token. A refused sentence is drawn
+again, and its tokens count: the cost is one of a token that was decoded.
 """
 
 import argparse
@@ -24,8 +24,10 @@ import numpy as np
 
 from benchmarks.evaluation import texts
 from benchmarks.table import machine, spread
+from warmline.safety.detect import load_detector, observe
+from warmline.safety.levels import Level
 
-SHORT, LONG = 8, 64  # the most tokens of a reply
+SHORT, LONG = 16, 64  # tokens of a reply
 COST_GOAL, WAIT_GOAL_MS, CARD_GOAL_MS, GAIN_GOAL, FLAT = 1.05, 10.0, 250.0, 2.0, 1.05
 NUM_URGENT = 100  # of the card's p99
 URGENT = "I can't do this any more, I want to die."
@@ -47,7 +49,7 @@ class Spent(NamedTuple):
     """Of the server, between two moments."""
 
     cpu: float
-    pieces: int  # that its engine gave: tokens, but for parts of a character
+    tokens: int  # that were decoded
     wall: float
 
 
@@ -60,11 +62,20 @@ class Client:
         self._model = model
 
     async def state(self) -> dict[str, float]:
-        """The server's CPU seconds, pieces and MiB until now."""
+        """The server's CPU seconds and tokens until now, and its MiB."""
         return (await self._http.get("/bench/state")).json()
 
-    async def ask(self, messages: Sequence[dict[str, str]], max_tokens: int, *, bare: bool = False) -> Reply:
-        """One reply: from the companion, or from the engine that is given what the companion gave it."""
+    async def endless(self, *, on: bool) -> None:
+        """Whether replies go on to their limit."""
+        await self._http.post("/bench/endless", json={"endless": on})
+
+    async def ask(
+        self, messages: Sequence[dict[str, str]], max_tokens: int, *, bare: bool = False, card_alone: bool = False
+    ) -> Reply:
+        """One reply: from the companion, or from the engine that is given what the companion gave it.
+
+        `card_alone`: go away once the card has come.
+        """
         body = {"model": self._model, "messages": [*messages], "stream": True, "max_tokens": max_tokens}
         body |= {"temperature": 0, "warmline": {"renders_card": True}}
         path = "/bench/bare" if bare else "/v1/chat/completions"
@@ -74,6 +85,8 @@ class Client:
             async for line in response.aiter_lines():
                 if line.startswith("data: {"):
                     _take(reply, json.loads(line[6:]), time.perf_counter() - begun)
+                if card_alone and reply.card_s:
+                    break
         return reply
 
     async def all(self, talks: Sequence[list[dict[str, str]]], max_tokens: int, *, bare: bool) -> list[Reply]:
@@ -95,14 +108,22 @@ def _take(reply: Reply, chunk: dict, now: float) -> None:
 
 
 def talks_of(said: Sequence[str], count: int) -> list[list[dict[str, str]]]:
-    """Conversations of one turn, three or five; no two end alike, which tells a prompt by its last words."""
-    found = []
-    for number in range(count):
+    """Conversations of one turn, three or five, at no risk; no two end alike, which tells a prompt by its last words."""
+    found: list[list[dict[str, str]]] = []
+    number = 0
+    while len(found) < count:
         own = [said[(number * 5 + step) % len(said)] for step in range(1 + 2 * (number % 3))]
         turns = [{"role": "assistant" if step % 2 else "user", "content": text} for step, text in enumerate(own)]
         turns[-1]["content"] += f" ({number})"
-        found.append(turns)
+        number += 1
+        if all(is_ordinary(turn["content"]) for turn in turns):
+            found.append(turns)
     return found
+
+
+def is_ordinary(text: str) -> bool:
+    """Whether the detector sees no risk in a message: the careful levels write whole replies, which takes seconds."""
+    return observe(text, load_detector()).level == Level.NONE
 
 
 async def spent(client: Client, talks: Sequence[list[dict[str, str]]], tokens: int, *, bare: bool) -> Spent:
@@ -110,12 +131,12 @@ async def spent(client: Client, talks: Sequence[list[dict[str, str]]], tokens: i
     before, begun = await client.state(), time.perf_counter()
     await client.all(talks, tokens, bare=bare)
     wall, after = time.perf_counter() - begun, await client.state()
-    return Spent(after["cpu"] - before["cpu"], int(after["pieces"] - before["pieces"]), wall)
+    return Spent(after["cpu"] - before["cpu"], int(after["tokens"] - before["tokens"]), wall)
 
 
 def apart(rounds: Sequence[Spent], turns: int) -> tuple[float, float]:
     """CPU seconds of a turn and of a token, by least squares over rounds of both lengths."""
-    counts = np.array([[turns, each.pieces] for each in rounds], dtype=float)
+    counts = np.array([[turns, each.tokens] for each in rounds], dtype=float)
     per_turn, per_token = np.linalg.lstsq(counts, np.array([each.cpu for each in rounds]), rcond=None)[0]
     return float(per_turn), float(per_token)
 
@@ -127,16 +148,18 @@ async def controller(client: Client, talks: Sequence[list[dict[str, str]]], roun
         for bare in (False, True):  # the companion first: it makes the prompts that the bare engine is given
             await client.all(talks, tokens, bare=bare)
     ratios = []
+    await client.endless(on=True)
     for _ in range(rounds):
         for bare in (False, True):
             found[bare] += [await spent(client, talks, tokens, bare=bare) for tokens in (SHORT, LONG)]
         own, alone = (apart(found[bare][-2:], len(talks)) for bare in (False, True))
         ratios.append(own[1] / alone[1])
+    await client.endless(on=False)
     print("| way | CPU ms a turn | CPU ms a token | tokens a second (the longer replies) |")
     print("|:--|--:|--:|--:|")
     for bare, name in ((True, "engine alone"), (False, "companion")):
         per_turn, per_token = apart(found[bare], len(talks))
-        rates = [each.pieces / each.wall for each in found[bare][1::2]]
+        rates = [each.tokens / each.wall for each in found[bare][1::2]]
         print(f"| {name} | {1e3 * per_turn:.1f} | {1e3 * per_token:.3f} | {spread(rates)} |")
     print(f"\na token with the controller against one without: {spread(ratios)} times (goal: at most {COST_GOAL})")
     return statistics.median(ratios) <= COST_GOAL
@@ -163,7 +186,7 @@ async def at_once(client: Client, talks: Sequence[list[dict[str, str]]]) -> bool
     alone, middle = time.perf_counter() - begun, await client.state()
     replies, begun = await client.all(talks, LONG, bare=False), time.perf_counter()
     many = await spent(client, talks, LONG, bare=False)
-    gain = many.pieces / many.wall / ((middle["pieces"] - before["pieces"]) / alone)
+    gain = many.tokens / many.wall / ((middle["tokens"] - before["tokens"]) / alone)
     complete = sum(bool(each.text) for each in replies)
     print(f"\n{len(talks)} at once: {complete} complete, {gain:.1f} times the throughput of one by one")
     return gain >= GAIN_GOAL and complete == len(talks)
@@ -180,8 +203,8 @@ async def cards(client: Client, talks: Sequence[list[dict[str, str]]]) -> bool:
     others = [asyncio.ensure_future(load(each)) for each in talks]
     await asyncio.sleep(2)
     waits = []
-    for number in range(NUM_URGENT):
-        reply = await client.ask([{"role": "user", "content": f"{URGENT} ({number})"}], SHORT)
+    for _ in range(NUM_URGENT):
+        reply = await client.ask([{"role": "user", "content": URGENT}], SHORT, card_alone=True)
         assert reply.level in ("high", "emergency")
         waits.append(1e3 * reply.card_s)
     stop.set()
@@ -194,6 +217,7 @@ async def cards(client: Client, talks: Sequence[list[dict[str, str]]]) -> bool:
 async def memory(client: Client, said: Sequence[str], count: int, streams: int) -> bool:
     """MiB of the server after a quarter of so many conversations of two turns, and after all."""
     marks = []
+    said = [text for text in said if is_ordinary(text)]
     for start in range(0, count, streams):
         talks = [[{"role": "user", "content": f"{said[n % len(said)]} ({n})"}] for n in range(start, start + streams)]
         replies = await client.all(talks, 4, bare=False)

@@ -16,8 +16,10 @@ import yaml
 
 from warmline.config.training import BaseSettings
 from warmline.model.tiny import build_model, train_tokenizer
+from warmline.serve.store.history import Store
 
 from . import browser, postgres
+from .stores import Clock
 
 torch.set_num_threads(1)
 
@@ -166,3 +168,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped: {report.longrepr}"
     return report
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock of `store`."""
+    return Clock()
+
+
+@pytest.fixture
+def store(address: str, clock: Clock) -> Iterator[Store]:
+    """An empty store, of each kind of database."""
+    opened = Store(address, now=clock)
+    yield opened
+    opened.database.close()

@@ -29,11 +29,10 @@ def masked(lines: list[str]) -> list[str]:
 
 def test_make_demo_prints_what_readme_shows(tmp_path: Path) -> None:
     """The command behind `make demo`, with an empty cache: it pre-trains the base, fine-tunes, scores and talks."""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
         [sys.executable, "-m", "warmline", "demo"],
         cwd=tmp_path,
-        env=environment | {"WARMLINE_HOME": str(tmp_path / "home")},
+        env=os.environ | {"WARMLINE_HOME": str(tmp_path / "home")},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -56,7 +55,7 @@ def test_make_test_prints_what_readme_shows() -> None:
     assert re.fullmatch(r"\d+ passed(, \d+ \w+)* in [\d.]+s \(\d+:\d\d:\d\d\)", line)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "$(BIN)/warmline demo" in makefile
-    assert '$(BIN)/pytest -m "not slow"' in makefile
+    assert '$(BIN)/pytest $(PARALLEL) -m "not slow"' in makefile
 
 
 @pytest.mark.parametrize("arguments", sorted(set(re.findall(r"`?\.?[\w./]*warmline ((?:data )?[a-z-]+)", README))))

@@ -16,6 +16,8 @@ SHORT = [
     "sft.steps=2",
     "sft.optim.batch_size=12",
     "eval.max_conversations=3",
+    "eval.suites=[responses, warm]",
+    "eval.limit=2",
     *(f"data.sources.{name}.max_conversations=60" for name in ("esconv", "empathetic_dialogues", "goemotions")),
     *(
         f"data.sources.{name}.max_validation_conversations=4"

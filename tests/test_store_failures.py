@@ -13,6 +13,7 @@ from warmline.serve.store import database
 from warmline.serve.store.database import StoreError
 from warmline.serve.store.history import DAY, Store
 from warmline.serve.store.risks import StoredRisks
+from warmline.serve.store.sealed import ClientKey
 
 from . import postgres
 from .stores import Clock, new_key, talk
@@ -94,17 +95,7 @@ def test_a_read_only_server_is_read_and_refuses_the_rest(database_server: postgr
     writer.save(key, "a", talk("one"))
     clock.now += 2 * DAY
     reader = Store(f"{address}&options=-c%20default_transaction_read_only%3Don", now=clock)
-    assert reader.load(key, "a") is not None
-    assert len(reader.conversations(key)) == 1
-    for do in (
-        lambda: reader.save(key, "a", talk("one", CANARY)),
-        lambda: reader.save(key, "b", talk(CANARY)),
-        lambda: reader.forget(key, "a"),
-        lambda: StoredRisks(reader).save("a", key, b"{}", 1.0),
-    ):
-        assert told(do) == "the store is read-only"
-    for store in (writer, reader):
-        store.database.close()
+    assert [*told_of_writes(writer, reader, key)] == ["the store is read-only"] * 4
 
 
 def test_a_read_only_file_is_read_and_refuses_the_rest(tmp_path: Path) -> None:
@@ -113,14 +104,20 @@ def test_a_read_only_file_is_read_and_refuses_the_rest(tmp_path: Path) -> None:
     writer.save(key, "a", talk("one"))
     clock.now += 2 * DAY
     reader = Store(f"sqlite:///file:{tmp_path / 'history.db'}?mode=ro&uri=true", now=clock)
+    assert [*told_of_writes(writer, reader, key)] == ["the store is read-only"] * 4
+
+
+def told_of_writes(writer: Store, reader: Store, key: ClientKey) -> Iterator[str]:
+    """What each kind of write to a store that can be read says; both are closed."""
     assert reader.load(key, "a") is not None
+    assert len(reader.conversations(key)) == 1
     for do in (
         lambda: reader.save(key, "a", talk("one", CANARY)),
         lambda: reader.save(key, "b", talk(CANARY)),
         lambda: reader.forget(key, "a"),
         lambda: StoredRisks(reader).save("a", key, b"{}", 1.0),
     ):
-        assert told(do) == "the store is read-only"
+        yield told(do)
     for store in (writer, reader):
         store.database.close()
 

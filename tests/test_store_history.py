@@ -1,7 +1,6 @@
 """What people chose to keep: it comes back whole with their key, with no other, and not at all once it is forgotten."""
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,6 @@ from warmline.serve.store.sealed import AlteredError, KeyFormatError, client_key
 
 from . import postgres
 from .stores import Clock, folder_of, found_in, key_text, new_key, talk
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(address: str, clock: Clock) -> Iterator[Store]:
-    opened = Store(address, now=clock)
-    yield opened
-    opened.database.close()
 
 
 def num_rows(store: Store) -> int:

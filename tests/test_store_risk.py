@@ -1,7 +1,6 @@
 """Risk that outlives its gateway: found again with the client's key, for 72 hours, and only what was ours comes back."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -37,18 +36,6 @@ SESSION = Session(
     state=HIGH, last_at=5.0, card_level=Level.HIGH, minor="yes", questions_asked=1, use=Use(1.0, 2.0, 3.0, 4.5, True)
 )
 KEPT = Kept(SESSION, "ab" * 32, 1_800_000_000.0)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(address: str, clock: Clock) -> Iterator[Store]:
-    opened = Store(address, now=clock)
-    yield opened
-    opened.database.close()
 
 
 seconds = st.floats(0, 1e10)

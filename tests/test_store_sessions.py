@@ -1,6 +1,5 @@
 """A conversation over several gateways: each goes on where another was, none lowers what it has not seen, none fails."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,18 +28,6 @@ HIGH = RiskState(Level.HIGH, episode=1, turn=1, domains=frozenset({"suicide"}))
 @pytest.fixture(scope="module")
 def setting() -> Setting:
     return companion(ScriptedEngine(["Hello."]), None, Sampling(), "GB")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(address: str, clock: Clock) -> Iterator[Store]:
-    opened = Store(address, now=clock)
-    yield opened
-    opened.database.close()
 
 
 class Gateway:

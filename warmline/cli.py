@@ -17,6 +17,7 @@ from warmline.commands.data import data_app
 from warmline.commands.eq_bench import eq_bench_app
 from warmline.commands.evaluate import evaluate_run
 from warmline.commands.export import export_app
+from warmline.commands.package import package
 from warmline.commands.safety import safety_app
 from warmline.commands.serve import serve, serve_key
 from warmline.commands.shared import (
@@ -51,6 +52,7 @@ app.command()(chat)
 app.command(name="eval")(evaluate_run)
 app.command(name="compare")(compare_runs)
 app.command(name="ablate")(ablate)
+app.command(name="package")(package)
 app.command(name="serve")(serve)
 app.command(name="serve-key")(serve_key)
 app.add_typer(export_app, name="export")

@@ -167,10 +167,11 @@ def open_companion(
         style=chosen_style(own, tone, persona),
         reflection=own.reflection if reflection is None else reflection,
         candidates=own.candidates if candidates is None else candidates,
+        system_prompt=own.system_prompt if system_prompt is None else system_prompt,
     )
     setting, notices = setting_of(
         opened.engine,
-        opened.system_prompt if system_prompt is None else system_prompt,
+        opened.system_prompt,
         sampling or Sampling(),
         country,
         opened.safety if safety is None else safety,
@@ -210,7 +211,7 @@ def opened_engine(
     from warmline.run_dir import RunDir
 
     run = RunDir(Path(name) if (Path(name) / "recipe.yaml").is_file() else Path("runs") / name)
-    return OpenedEngine(*open_engine(name, run, stage), companion_of(run))
+    return OpenedEngine(*open_engine(name, run, stage), companion_of(name, run))
 
 
 def chosen_style(own: CompanionSettings, tone: str | None, persona: str | None) -> StyleSettings:
@@ -235,7 +236,7 @@ def setting_of(
 ) -> tuple[Setting, tuple[str, ...]]:
     """What an engine needs to be talked to, and what whoever runs it must be told of their settings.
 
-    `country`: two letters; wins over the settings'. Raises ValueError for a country that is not, for settings that
+    `country`: two letters; wins over the settings'. `wanted.system_prompt` wins over `system_prompt`. Raises ValueError for a country that is not, for settings that
     nobody may choose and for a policy.yaml that is altered.
     """
     check_policy()
@@ -245,7 +246,7 @@ def setting_of(
         engine,
         replace(load_detector(), calibration=parts.calibration),
         load_directory(),
-        system_prompt,
+        system_prompt if wanted.system_prompt is None else wanted.system_prompt,
         sampling,
         checked_country(country) or safety.country,
         safety.question_policy,

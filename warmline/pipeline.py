@@ -28,6 +28,7 @@ from warmline.model import checkpoint
 from warmline.model.device import SLOW_BFLOAT16, bfloat16_slowdown, threads_for_one_row
 from warmline.model.load import ModelError, check_positions, fingerprint, load_base, load_tokenizer, resolve
 from warmline.model.support_model import SupportModel
+from warmline.package.folder import is_package, load_heads, read_package
 from warmline.progress import progress, say
 from warmline.run_dir import STAGES, RunDir, RunError, append_row, provenance
 from warmline.safety.head import RiskHead, judge_head
@@ -172,18 +173,23 @@ def finished_stages(run: RunDir) -> list[str]:
     return ["base", *(stage for stage in STAGES[1:] if (run.stage(stage) / "stage.json").is_file())]
 
 
-def open_run(run: RunDir) -> Loaded:
-    """The base of a run with every finished stage, from its folder alone."""
+def base_folder(run: RunDir) -> Path:
+    """Where the base of a run lies now. Raises CheckpointError if it has none, or no longer."""
     recipe = run.recipe()
     manifest = run.manifest()
     if "base" not in manifest:
         raise checkpoint.CheckpointError(f"{run.path} has no base yet: run it first")
     folder = Path(manifest["base"]["folder"])
-    if not folder.is_dir():
-        if recipe.model.base == "tiny":
-            raise checkpoint.CheckpointError(f"the cached base {folder} is gone: `warmline run` makes it again")
-        folder = resolve(recipe.model.base, recipe.model.revision)
-    loaded = load(recipe.model, folder, accelerator().device)
+    if folder.is_dir():
+        return folder
+    if recipe.model.base == "tiny":
+        raise checkpoint.CheckpointError(f"the cached base {folder} is gone: `warmline run` makes it again")
+    return resolve(recipe.model.base, recipe.model.revision)
+
+
+def open_run(run: RunDir) -> Loaded:
+    """The base of a run with every finished stage, from its folder alone."""
+    loaded = load(run.recipe().model, base_folder(run), accelerator().device)
     for stage in finished_stages(run)[1:]:
         checkpoint.load_stage(loaded.model, run.stage(stage), loaded.fingerprint)
     return loaded
@@ -250,18 +256,36 @@ def open_engine(name: str, run: RunDir, stage: str | None, loaded: Loaded | None
         )
     if stage not in {None, "base"}:
         raise RunError(f"{name} is not a run: it has no stage {stage!r}")
-    settings = ModelSettings(base=name)
     try:
         folder = resolve(name)
     except ModelError as error:
         raise ModelError(f"{name!r} is neither a run under ./runs nor a model: {error}") from None
-    loaded = load(settings, folder, accelerator().device)
+    if is_package(folder):
+        return open_package(folder)
+    loaded = load(ModelSettings(base=name), folder, accelerator().device)
     return OpenedEngine(LocalEngine(loaded.model, loaded.tokenizer), None, name, SafetySettings(), None)
 
 
-def companion_of(run: RunDir) -> CompanionSettings:
-    """How a run's companion speaks; a model's are the defaults."""
-    return run.recipe().companion if (run.path / "recipe.yaml").is_file() else CompanionSettings()
+def open_package(folder: Path) -> OpenedEngine:
+    """A merged or quantised package with the heads and settings that travel with it. Raises PackageError if altered."""
+    package = read_package(folder)
+    settings = ModelSettings(base=str(folder), dtype=package.about["dtype"])
+    loaded = load(settings, folder, accelerator().device)
+    load_heads(loaded.model, package.heads, package.about)
+    head = None
+    if "risk" in package.about["heads"]:
+        measured = package.about["risk_head"]
+        head = judge_head(measured, loaded.fingerprint["weights"], loaded.fingerprint["quantization"])
+    engine = LocalEngine(loaded.model, loaded.tokenizer, loaded.model.stage)
+    return OpenedEngine(engine, package.about["system_prompt"], package.title, package.safety, head)
+
+
+def companion_of(name: str, run: RunDir) -> CompanionSettings:
+    """How the companion of a run or a package speaks; a model's are the defaults."""
+    if (run.path / "recipe.yaml").is_file():
+        return run.recipe().companion
+    folder = Path(name).expanduser()
+    return read_package(folder).companion if is_package(folder) else CompanionSettings()
 
 
 def risk_head_of(run: RunDir, stage: str, loaded: Loaded) -> RiskHead | None:

@@ -70,6 +70,7 @@ def chat(
             style=chosen_style(usual, tone, persona),
             reflection=usual.reflection if reflection is None else reflection,
             candidates=usual.candidates if candidates is None else candidates,
+            system_prompt=usual.system_prompt,
         )
         country = country or safety.country or country_here()
         folder = audit_folder() if audit else None

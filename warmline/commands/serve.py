@@ -232,7 +232,7 @@ def _local(name: str | None, url: str | None) -> dict[str, Opened]:
         about = {"engine": "local", "stage": stage or "base"}
         engine = runner.engine(opened.engine)
         found[stage or ""] = Opened(
-            engine, opened.system_prompt, opened.safety, opened.risk_head, companion_of(run), about
+            engine, opened.system_prompt, opened.safety, opened.risk_head, companion_of(name, run), about
         )
     label = run.path.name if is_run else name
     staged = {f"{label}:{stage}": opened for stage, opened in found.items() if stage}

@@ -58,6 +58,7 @@ class SafetySettings(Settings):
 
 class CompanionSettings(Settings):  # how it speaks where nothing is at risk
     style: StyleSettings = StyleSettings()  # a conversation may choose another
+    system_prompt: str | None = None  # opens every conversation; default: the one that the run was trained with
     reflection: bool = False  # a hidden line before each reply: what happened, what they feel, what to do next
     candidates: int = Field(default=1, ge=1, le=4)  # above 1: a reply that begins without warmth is drawn again
 

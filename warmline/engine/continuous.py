@@ -67,7 +67,7 @@ class Stream(Iterator[Chunk]):
         self.close()
         if chunk is None:
             raise StopIteration
-        raise EngineError(str(chunk))
+        raise type(chunk)(*chunk.args)  # anew: those that fail together share one
 
     def close(self) -> None:
         if not self._ticket.is_closed:
@@ -338,7 +338,7 @@ def _write_alone(ticket: Ticket) -> None:
 
 def _failure(error: Exception) -> EngineError:
     if isinstance(error, EngineError):
-        return EngineError(str(error))
+        return error
     return EngineError(f"the model failed: {type(error).__name__}: {error}")
 
 

@@ -157,7 +157,7 @@ class Lane:
     def fail(self, error: EngineError) -> None:
         """The work at hand failed: its requests get the error, the others go on."""
         for ticket in self._busy:
-            ticket.end(EngineError(str(error)))
+            ticket.end(error)
         if all(live.is_gone for live in self._rows):  # their slots may be half written
             self._rows, self._cache = [], self._reader.slots(0, 0)
         self.drop_gone()

@@ -70,7 +70,7 @@ class _SlotLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         # Zeros: a position that no token has reached is masked, but nothing times not-a-number is not a number.
         rows, length = self._cache.num_rows, self._cache.length
-        self.keys, self.values = (
+        self.keys, self.values = (  # type: ignore[assignment] - tensors from here on
             each.new_zeros((rows, each.shape[1], length, each.shape[3])) for each in (key_states, value_states)
         )
         self.is_initialized = True

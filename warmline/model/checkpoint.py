@@ -76,17 +76,27 @@ def save_stage(model: SupportModel, folder: Path, *, fingerprint: Mapping[str, s
 
 def load_stage(model: SupportModel, folder: Path, fingerprint: Mapping[str, str]) -> None:
     """Load a saved stage into `model`. Raises CheckpointError if it is not whole or not for this base."""
+    about = verified(folder, fingerprint)
+    try:
+        heads = load_file(folder / "heads.safetensors")
+        model.load_stage(about["stage"], str(folder / "adapter"), specs_of(about["heads"]), heads)
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{folder}: cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def verified(folder: Path, fingerprint: Mapping[str, str]) -> dict[str, Any]:
+    """stage.json of a stage whose files are all as written. Raises CheckpointError if not, or if it is another base's."""
     about = read_stage(folder)
     for part, here in fingerprint.items():
         if about["fingerprint"].get(part) != here:
             raise CheckpointError(f"{folder} was trained on another base: its {part} is not that of the loaded base")
     check(folder, about["files"], "stage.json")
-    specs = {name: HeadSpec(spec["kind"], tuple(spec["labels"])) for name, spec in about["heads"].items()}
-    try:
-        heads = load_file(folder / "heads.safetensors")
-        model.load_stage(about["stage"], str(folder / "adapter"), specs, heads)
-    except (SafetensorError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{folder}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    return about
+
+
+def specs_of(heads: Mapping[str, Any]) -> dict[str, HeadSpec]:
+    """Head kinds and labels as stage.json holds them."""
+    return {name: HeadSpec(spec["kind"], tuple(spec["labels"])) for name, spec in heads.items()}
 
 
 def read_stage(folder: Path) -> dict[str, Any]:

@@ -84,6 +84,14 @@ class SupportModel(nn.Module):
         self._register(stage, specs)
         self.heads.load_state_dict(dict(heads))
 
+    def load_merged(self, stage: str, specs: Mapping[str, HeadSpec], heads: Mapping[str, Tensor]) -> None:
+        """The heads of a stage whose adapter is in the weights already; it is the only stage then."""
+        self.specs[stage] = dict(specs)
+        self.stage_heads[stage] = build_heads(specs, self.hidden_size).to(self.device)
+        self.stage = stage
+        self.heads.load_state_dict(dict(heads))
+        self.train(False)
+
     def _register(self, stage: str, specs: Mapping[str, HeadSpec]) -> None:
         # peft wraps a layer instead of changing it; embeddings may be the same matrix as lm_head
         adapted = (module.base_layer for module in self.causal.modules() if hasattr(module, "base_layer"))
@@ -101,6 +109,8 @@ class SupportModel(nn.Module):
         """Switch to a loaded stage, or to `base`."""
         if stage == self.stage:  # peft goes through every layer for each of the calls below
             return
+        if self.stage != "base" and not hasattr(self.causal, "peft_config"):
+            raise ModelError(f"stage {stage!r} is not loaded: stage {self.stage!r} is merged into these weights")
         if stage == "base":
             self.causal.base_model.disable_adapter_layers()
         elif stage in self.specs:

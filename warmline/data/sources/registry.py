@@ -20,6 +20,17 @@ from warmline.data.sources.reading import Rejection, Rejections, SourceError, is
 DATA_SUFFIXES = (".csv", ".json", ".jsonl", ".tsv", ".txt")
 
 
+class Licence(NamedTuple):
+    """Under which terms somebody published something."""
+
+    name: str  # SPDX's where it has one
+    is_non_commercial: bool
+
+
+CC_BY_NC = Licence("CC-BY-NC-4.0", is_non_commercial=True)
+APACHE = Licence("Apache-2.0", is_non_commercial=False)
+
+
 class Source(NamedTuple):
     read: Callable[..., Iterator[Conversation]]  # (location, split, rejections), and columns where it has any
     hub_id: str | None  # where it is found if nothing else is said; the bundled corpus: a folder of the package
@@ -27,10 +38,11 @@ class Source(NamedTuple):
     fallbacks: tuple[str, ...] = ()  # hub ids that hold the same corpus, the best first
     columns: tuple[str, ...] = ()  # what data.sources.NAME.columns may name
     labels: tuple[str, ...] = ()  # the kinds that it always has; where one is missing, the user is told
+    licence: Licence | None = None  # as its authors state it; None: a reader of anybody's files
 
 
 SOURCES: dict[str, Source] = {
-    "bundled": Source(bundled.bundled, str(bundled.FOLDER), ()),
+    "bundled": Source(bundled.bundled, str(bundled.FOLDER), (), licence=APACHE),
     "chat_jsonl": Source(chat_jsonl.chat_jsonl, None, ()),
     "counsel": Source(counsel.counsel, None, ("counsel",), columns=tuple(counsel.COLUMNS)),
     "empathetic_dialogues": Source(
@@ -39,10 +51,22 @@ SOURCES: dict[str, Source] = {
         ("empathetic_dialogues_v2", "empatheticdialogues"),
         fallbacks=empathetic_dialogues.FALLBACKS,
         labels=("situation",),
+        licence=CC_BY_NC,
     ),
-    "esconv": Source(esconv.esconv, esconv.HUB_ID, ("esconv",), fallbacks=esconv.FALLBACKS, labels=("strategy",)),
-    "failed_esconv": Source(failed_esconv.failed_esconv, None, (f"esconv/{failed_esconv.FILE}",), labels=("strategy",)),
-    "goemotions": Source(goemotions.goemotions, goemotions.HUB_ID, ("goemotions",), labels=("emotion",)),
+    "esconv": Source(
+        esconv.esconv,
+        esconv.HUB_ID,
+        ("esconv",),
+        fallbacks=esconv.FALLBACKS,
+        labels=("strategy",),
+        licence=CC_BY_NC,
+    ),
+    "failed_esconv": Source(
+        failed_esconv.failed_esconv, None, (f"esconv/{failed_esconv.FILE}",), labels=("strategy",), licence=CC_BY_NC
+    ),
+    "goemotions": Source(
+        goemotions.goemotions, goemotions.HUB_ID, ("goemotions",), labels=("emotion",), licence=APACHE
+    ),
 }
 
 
