@@ -25,7 +25,7 @@ from warmline.safety.head import (
     judge_head,
     with_head,
 )
-from warmline.safety.levels import Frame, Level, Reason
+from warmline.safety.levels import Level, Reason
 from warmline.safety.release import Released, text_of
 from warmline.safety.resources.card import Card
 from warmline.safety.resources.directory import load_directory
@@ -192,11 +192,11 @@ def test_what_rules_give_is_settled_and_what_wording_alone_gives_is_not() -> Non
 def test_the_head_alone_gives_no_emergency_and_with_an_act_it_does() -> None:
     reading = SURE[Level.EMERGENCY]
     assert with_head(Observation(Level.NONE, 0.0), Level.NONE, TRUSTED, LABELS, reading).level == Level.HIGH
-    means = Observation(Level.HIGH, 0.8, (Frame("SUI.MEANS.01", "suicide", "means"),), settled=Level.HIGH)
+    means = Observation(Level.HIGH, 0.8, acts=frozenset({"means"}), settled=Level.HIGH)
     raised = with_head(means, Level.NONE, TRUSTED, LABELS, reading)
     assert raised.level == raised.settled == Level.EMERGENCY
-    over = replace(means, frames=(Frame("SUI.ATTEMPT.01", "suicide", "attempt", time="past_resolved"),))
-    assert with_head(over, Level.NONE, TRUSTED, LABELS, reading).level == Level.HIGH
+    intent = replace(means, acts=frozenset({"intent"}))
+    assert with_head(intent, Level.NONE, TRUSTED, LABELS, reading).level == Level.HIGH
     # what the head has raised, a second reading does not take back
     assert with_head(raised, Level.NONE, TRUSTED, LABELS, SURE[Level.NONE]) == raised
 
@@ -299,7 +299,8 @@ def test_at_high_a_raise_to_emergency_ends_the_climb_at_once() -> None:
     text = "I have the pills in my hand and I want to kill myself tonight"
     before = observe(text, load_detector())
     assert before.level == Level.HIGH
-    assert any(frame.act == "means" for frame in before.frames)
+    assert "means" in before.acts
+    assert "attempt" not in observe("When I was 17 I tried to end my life. That is long over.", load_detector()).acts
     engine = Reads(lambda request: SURE[Level.EMERGENCY], lambda request: GOOD)
     session = Session()
     pieces, last = answered(setting_of(engine), session, text)

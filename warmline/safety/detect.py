@@ -83,6 +83,7 @@ class Observation:
     reasons: tuple[Reason, ...] = ()
     degraded: frozenset[str] = frozenset()
     ms: Mapping[str, float] = field(default_factory=dict)
+    acts: frozenset[str] = frozenset()  # that any rule reads, also one that only informs the models; not long past
     settled: Level = Level.NONE  # what of the level no model may lower: definite rules and the like
 
 
@@ -304,5 +305,6 @@ def fuse(reading: Reading, p_K: np.ndarray | None, detector: Detector) -> Observ
         reading.stances,
         frozenset(domains),
         tuple(reasons),
+        acts=frozenset(frame.act for frame in reading.frames if frame.time != "past_resolved"),
         settled=settled,
     )

@@ -97,7 +97,7 @@ def with_head(
     p_K = at_least(labels, values) if head.trusted else None
     if p_K is None:
         return replace(seen, degraded=seen.degraded | {"head"})
-    under_way = any(frame.act in GRAVE_ACTS and frame.time != "past_resolved" for frame in seen.frames)
+    under_way = not GRAVE_ACTS.isdisjoint(seen.acts)
     level = fused_level(seen.level, max(seen.settled, floor), p_K, head.raises_from, under_way=under_way)
     if level > seen.level:
         reason = Reason(f"HEAD.{level:d}", "The model's risk head reads this level")
