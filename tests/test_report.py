@@ -52,7 +52,7 @@ def score(run: RunDir, recipe: Recipe, num: int = 12) -> None:
     for stage, engine in {"base": ScriptedEngine(), "sft": ScriptedEngine(seed=1, readings=knowing)}.items():
         score_held_out(engine, held_out, held_out_file(run, stage))
     train = [conversation(100 + number) for number in range(30)]
-    summarise(run, fit_floors(train), recipe.eval, seed=recipe.seed)
+    summarise(run, fit_floors(train), recipe.eval, seed=recipe.seed, conversations=held_out)
 
 
 def metrics_row(step: int, split: str, **terms: float | None) -> dict[str, object]:
@@ -93,6 +93,7 @@ def test_a_report_says_what_came_out_in_plain_sentences(tmp_path: Path):
     assert "The **emotion** head beats its best floor in accuracy (1.000 against" in text
     assert "The **affect** head does worse than its best floor in valence error" in text
     assert "held-out loss" in text
+    assert "| floor: words as often as in train, bundled | 12 | 12 |" in text
     assert "| bundled | package | train 30, test 12 | 2 | ffffffffffff |" in text
     assert "- bundled: 2 x empty turn" in text
     assert "- bundled: windows 3" in text

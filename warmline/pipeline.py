@@ -224,7 +224,7 @@ def score_stages(recipe: Recipe, run: RunDir, corpus: Corpus, loaded: Loaded) ->
                     progress=partial(progress, f"read {stage} for thresholds"),
                 )
     train_conversations = [each for conversations in corpus.conversations["train"].values() for each in conversations]
-    summarise(run, fit_floors(train_conversations), recipe.eval, seed=recipe.seed)
+    summarise(run, fit_floors(train_conversations), recipe.eval, seed=recipe.seed, conversations=held_out)
 
 
 class OpenedEngine(NamedTuple):

@@ -1,4 +1,4 @@
-"""What can be predicted without reading anything: the floors that a head has to beat, fitted on train only."""
+"""What can be predicted without reading anything: the floors that heads and replies have to beat, fitted on train only."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from warmline.data.conversation import Affect, Conversation
 from warmline.evaluate.held_out import Gold, samples
+from warmline.evaluate.word_floor import WordFloor, fit_words
 
 MAJORITY = "majority"  # the most frequent label of train
 CHANCE = "chance"  # a label drawn with train's frequencies, seeded: of independent guesses the best macro-F1
@@ -32,9 +33,8 @@ class Floors:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # head -> label -> decision points of train
     next_strategy: Mapping[str, str] = field(default_factory=dict)  # previous strategy or START -> label
     affect: Mapping[str, Affect] = field(default_factory=dict)  # MEAN and MEDIAN -> the constant
-    emotion_rates: Mapping[str, float] = field(
-        default_factory=dict
-    )  # label -> share of train's labelled points with it
+    emotion_rates: Mapping[str, float] = field(default_factory=dict)  # label -> share of train's labelled points
+    words: WordFloor | None = None  # of train's replies
 
     def predictions(self, head: str, golds: Sequence[Gold]) -> dict[str, list[str]]:
         """What each floor of a classified head predicts for the decision points `golds`."""
@@ -87,9 +87,11 @@ def fit_floors(conversations: Iterable[Conversation]) -> Floors:
     affects: list[tuple[float, float]] = []
     emotions: Counter[str] = Counter()
     num_with_emotion = 0
+    replies: list[str] = []
     for conversation in conversations:
         for sample in samples(conversation):
             gold = sample.gold
+            replies += [sample.reply] if sample.reply else []
             for head, counts in labels.items():
                 if (label := label_of(head, gold)) is not None:
                     counts[label] += 1
@@ -104,6 +106,7 @@ def fit_floors(conversations: Iterable[Conversation]) -> Floors:
         next_strategy={previous: _most_frequent(counts) for previous, counts in followers.items()},
         affect=_constants(affects),
         emotion_rates={label: count / num_with_emotion for label, count in emotions.items()},
+        words=fit_words(replies) if replies else None,
     )
 
 

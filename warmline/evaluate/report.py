@@ -153,23 +153,27 @@ def _scores(summary: Summary) -> list[str]:
 
 
 def _responses(summary: Summary) -> str:
-    rows = []
-    for name, stage in summary.stages.items():
-        parts = {"all": stage.responses.overall} | stage.responses.by_source
-        rows += [
-            [
-                f"{name}, {source}",
-                part.num_conversations,
-                part.num_turns,
-                estimate(part.loss_per_token),
-                estimate(part.perplexity),
-                estimate(part.bits_per_char),
-                part.unscored,
-            ]
-            for source, part in parts.items()
+    named = {name: stage.responses for name, stage in summary.stages.items()}
+    if summary.word_floor:
+        named["floor: words as often as in train"] = summary.word_floor
+    rows = [
+        [
+            f"{name}, {source}",
+            part.num_conversations,
+            part.num_turns,
+            estimate(part.loss_per_token),
+            estimate(part.perplexity),
+            estimate(part.bits_per_char),
+            part.unscored,
         ]
+        for name, responses in named.items()
+        for source, part in ({"all": responses.overall} | responses.by_source).items()
+    ]
     header = ["stage, source", "conversations", "replies", "loss per token", "perplexity", "bits per character"]
-    intro = f"How likely the recorded replies of the {summary.split} split are to the model. Lower is better."
+    intro = (
+        f"How likely the recorded replies of the {summary.split} split are to the model. Lower is better. "
+        "The floor reads nothing and knows how often each word stands in the training replies."
+    )
     reasons = [
         f"- stage {name}: {count} x {reason}"
         for name, stage in summary.stages.items()

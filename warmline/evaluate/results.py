@@ -134,6 +134,7 @@ class Summary(_Strict):
     bootstrap_samples: int
     seed: int
     stages: dict[str, Stage]
+    word_floor: AllResponses | None = None  # of the replies that the first stage scored, in its tokens
     comparisons: tuple[Comparison, ...]
 
 

@@ -3,19 +3,21 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from warmline.config.training import EvalSettings
+from warmline.data.conversation import Conversation
 from warmline.evaluate.all_labels import score_all_labels, tune
 from warmline.evaluate.floors import CLASSIFIED, Floors
 from warmline.evaluate.head_scores import Resample, score_affect, score_classified
-from warmline.evaluate.held_out import Key, Row, read_rows
+from warmline.evaluate.held_out import Key, Row, read_rows, samples
 from warmline.evaluate.results import SUMMARY, AllLabels, AllResponses, Comparison, Responses, Stage, Summary
 from warmline.evaluate.stats import Floats, Interval, Resampling, ratio_draws, resample, verdict
 from warmline.evaluate.strategy_history import score_history
+from warmline.evaluate.word_floor import WordFloor
 from warmline.run_dir import STAGES, RunDir, write_text
 
 ALL_LABELS = "emotion, all labels"  # the task's name
@@ -33,10 +35,12 @@ def tuning_file(run: RunDir, stage: str) -> Path:
     return run.path / "scores" / f"tuning.{stage}.jsonl"
 
 
-def summarise(run: RunDir, floors: Floors, settings: EvalSettings, *, seed: int) -> Summary:
+def summarise(
+    run: RunDir, floors: Floors, settings: EvalSettings, *, seed: int, conversations: Iterable[Conversation] = ()
+) -> Summary:
     """Score every stage that has rows, beside the floors, and write `scores/summary.json`.
 
-    Raises ValueError if a file of rows is broken.
+    `conversations` are those that the rows come from: what the floor of words makes of their replies. Raises ValueError if a file of rows is broken.
     """
     rows = {stage: found for stage in STAGES if (found := read_rows(held_out_file(run, stage)))}
     tuning = {stage: None if settings.split == TUNED_ON else read_rows(tuning_file(run, stage)) for stage in rows}
@@ -46,6 +50,7 @@ def summarise(run: RunDir, floors: Floors, settings: EvalSettings, *, seed: int)
         bootstrap_samples=settings.bootstrap_samples,
         seed=seed,
         stages={stage: _stage(found, tuning[stage], floors, draw) for stage, found in rows.items()},
+        word_floor=_word_floor(next(iter(rows.values()), ()), floors.words, conversations, draw),
         comparisons=tuple(
             _compare(later, rows[later], earlier, rows[earlier], draw)
             for earlier, later in itertools.combinations(rows, 2)
@@ -81,18 +86,12 @@ def _all_labels(
 
 
 def _stage(rows: Sequence[Row], tuning: Sequence[Row] | None, floors: Floors, draw: Resample) -> Stage:
-    replies = _replies(rows)
-    unscored = Counter(row.source for row in rows if row.num_chars and row.status == "unscored")
-    by_source = {
-        source: _responses([reply for reply in replies if reply.source == source], unscored[source], draw)
-        for source in sorted({row.source for row in rows if row.num_chars})
-    }
     heads = {head: score_classified(head, rows, floors, draw) for head in CLASSIFIED}
     heads["affect"] = score_affect(rows, floors, draw)
     all_labels, why_not = _all_labels(rows, tuning, floors, draw)
     reasons = Counter(row.reason or "no reason given" for row in rows if row.status == "unscored")
     return Stage(
-        responses=AllResponses(overall=_responses(replies, unscored.total(), draw), by_source=by_source),
+        responses=_all_responses(rows, _replies(rows), draw),
         heads={name: head for name, head in heads.items() if head is not None},
         emotion_all_labels=all_labels,
         strategy_history=score_history(rows, floors, draw),
@@ -100,6 +99,27 @@ def _stage(rows: Sequence[Row], tuning: Sequence[Row] | None, floors: Floors, dr
         unscored=reasons.total(),
         unscored_reasons=dict(reasons.most_common(NUM_REASONS)),
     )
+
+
+def _word_floor(
+    rows: Sequence[Row], words: WordFloor | None, conversations: Iterable[Conversation], draw: Resample
+) -> AllResponses | None:
+    if words is None:
+        return None
+    texts = {sample.key: sample.reply for conversation in conversations for sample in samples(conversation)}
+    replies = [reply for reply in _replies(rows) if reply.key in texts]
+    losses = words.losses(texts[reply.key] for reply in replies)
+    floored = [reply._replace(loss=loss) for reply, loss in zip(replies, losses, strict=True)]
+    return _all_responses(rows, floored, draw) if floored else None
+
+
+def _all_responses(rows: Sequence[Row], replies: Sequence[_Reply], draw: Resample) -> AllResponses:
+    unscored = Counter(row.source for row in rows if row.num_chars and row.status == "unscored")
+    by_source = {
+        source: _responses([reply for reply in replies if reply.source == source], unscored[source], draw)
+        for source in sorted({row.source for row in rows if row.num_chars})
+    }
+    return AllResponses(overall=_responses(replies, unscored.total(), draw), by_source=by_source)
 
 
 def _responses(replies: Sequence[_Reply], unscored: int, draw: Resample) -> Responses:
