@@ -140,8 +140,9 @@ def test_few_facts_decide_nothing() -> None:
     assert gate(Interval(0.0, None, None), 0.05) == "undecided"
 
 
-def test_floors_say_what_constant_replies_get() -> None:
-    assert floors() == {
+@pytest.mark.parametrize("mood", [None, "neutral", "grieving"])
+def test_floors_say_what_constant_replies_get(mood: str | None) -> None:
+    assert floors(mood) == {
         "always agrees": {"errors": 1.0, "wrong": 0.0, "affirms_belief": 1.0},
         "never answers": {"errors": 1.0, "wrong": 0.0, "affirms_belief": 0.0},
     }

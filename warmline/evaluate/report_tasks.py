@@ -227,15 +227,19 @@ def _warm(stages: ByStage, samples: int, seed: int) -> str:
     for stage in tuned:
         found = warm.compare(base, stages[stage], samples=samples, seed=seed)
         groups = {"emotional": found.overall, "neutral": found.neutral} | found.by_mood
-        rows = [_change_row(group, name, each, found) for group, of in groups.items() for name, each in of.items()]
-        floors = list(found.floors)
+        floors = {"emotional": found.floors} | {mood: warm.floors(mood) for mood in ("neutral", *found.by_mood)}
+        rows = [
+            _change_row(group, name, each, [number(of[name]) for of in floors[group].values()])
+            for group, changes in groups.items()
+            for name, each in changes.items()
+        ]
         header = [
             "opening, share",
             "prompts",
             "base",
             stage,
             f"{stage} minus base",
-            *(f"floor: {each}" for each in floors),
+            *(f"floor: {each}" for each in found.floors),
         ]
         gates = ", ".join(f"{name.replace('_', ' ')}: {gate}" for name, gate in found.gate.items())
         said = f"Gate (at most {number(found.margin)} worse on emotional prompts): {gates or 'nothing to judge'}."
@@ -243,8 +247,7 @@ def _warm(stages: ByStage, samples: int, seed: int) -> str:
     return "\n\n".join(parts)
 
 
-def _change_row(group: str, name: str, each: warm.Change, found: warm.Comparison) -> list[object]:
-    floors = [number(of[name]) if group == "emotional" else "" for of in found.floors.values()]
+def _change_row(group: str, name: str, each: warm.Change, floors: Sequence[str]) -> list[object]:
     measured = (estimate(each.base), estimate(each.tuned), difference(each.change))
     return [f"{group}, {name.replace('_', ' ')}", each.num_prompts, *measured, *floors]
 

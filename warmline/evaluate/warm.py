@@ -61,7 +61,7 @@ class Comparison(BaseModel):
     overall: dict[str, Change]  # by metric, over emotional prompts
     neutral: dict[str, Change]  # over the neutral controls
     by_mood: dict[str, dict[str, Change]]
-    floors: dict[str, dict[str, float]]  # of constant replies
+    floors: dict[str, dict[str, float]]  # of constant replies, over emotional prompts
     left_out: int  # prompts that one of the two did not answer
     margin: float
     gate: dict[str, Literal["pass", "fail", "undecided"]]  # by metric of GATED, over emotional prompts
@@ -146,8 +146,8 @@ def compare(
     if not pairs:
         raise ValueError("base and tuned have no scored prompt of the set in common")
     num_asked = len({row.id for row in (*base, *tuned)})
-    emotional = [pair for pair in pairs if pair[0].about["mood"] != "neutral"]
-    neutral = [pair for pair in pairs if pair[0].about["mood"] == "neutral"]
+    emotional = [pair for pair in pairs if _is_emotional(pair[0])]
+    neutral = [pair for pair in pairs if not _is_emotional(pair[0])]
     moods = sorted({str(first.about["mood"]) for first, _ in emotional})
     overall = _changes(emotional, samples, seed)
     return Comparison(
@@ -164,10 +164,10 @@ def compare(
     )
 
 
-def floors() -> dict[str, dict[str, float]]:
-    """What replies that never read the question get, over the emotional prompts of the set."""
+def floors(mood: str | None = None) -> dict[str, dict[str, float]]:
+    """What replies that never read the question get, over the set's prompts of one mood (None: of all but neutral)."""
     task = warm_task()
-    samples = [sample for sample in task.samples if sample.about["mood"] != "neutral"]
+    samples = [each for each in task.samples if each.about["mood"] == mood or (not mood and _is_emotional(each))]
     found: dict[str, dict[str, float]] = {}
     for name, reply in FLOORS.items():
         rows = [Row(id=each.id, status="scored", scores=dict(task.score(each, Reply(reply)))) for each in samples]
@@ -176,6 +176,10 @@ def floors() -> dict[str, dict[str, float]]:
         }
         found[name] = {metric: float(np.mean(each)) for metric, each in values.items()}
     return found
+
+
+def _is_emotional(asked: Sample | Row) -> bool:
+    return asked.about["mood"] != "neutral"
 
 
 def gate(change: Interval, margin: float) -> Literal["pass", "fail", "undecided"]:
