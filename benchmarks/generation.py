@@ -19,7 +19,7 @@ import torch
 
 from warmline.config.reading import load_recipe
 from warmline.config.training import ModelSettings
-from warmline.engine.engine import GenerateRequest, Message, Sampling
+from warmline.engine.engine import Chunk, GenerateRequest, Message, Sampling
 from warmline.engine.local import LocalEngine
 from warmline.evaluate.prompt_sets import qualitative
 from warmline.model.load import load_base, load_tokenizer
@@ -62,7 +62,8 @@ def one_by_one(engine: LocalEngine, requests: Sequence[GenerateRequest]) -> list
 
 
 def together(engine: LocalEngine, requests: Sequence[GenerateRequest]) -> list[str]:
-    return [str(reply) for _, reply in sorted(engine.generate_batch(requests), key=lambda pair: pair[0])]
+    written = dict(engine.generate_batch(requests))
+    return [each.text for index in range(len(requests)) if isinstance(each := written[index], Chunk)]
 
 
 def timed(write: Callable[[], list[str]]) -> Round:

@@ -21,7 +21,7 @@ from warmline.safety.policy import plan_for
 from warmline.safety.validate.context import ReplyContext, Turn
 
 from .test_continuous import DRAWN, GREEDY, HURT, alone, endless, eventually, load, sizes_of, texts
-from .test_local_batch import asks
+from .test_local_batch import asks, said
 
 __all__ = ["endless"]  # a fixture
 
@@ -123,11 +123,11 @@ def test_rows_and_positions_are_bounded(plain: LocalEngine, monkeypatch: Any) ->
     for batching in (Batching(max_rows=3), Batching(max_tokens=3 * widest)):
         shapes.clear()
         with Runner(batching) as runner:
-            assert [text for _, text in runner.engine(plain).generate_batch(requests)] == expected
+            assert [said(written) for _, written in runner.engine(plain).generate_batch(requests)] == expected
         assert 2 <= max(rows for rows, tokens in shapes if tokens == 1) <= (3 if batching.max_rows == 3 else 9)
     shapes.clear()
     with Runner(Batching(max_tokens=1)) as runner:  # one that fits nowhere is written when it is alone
-        assert [text for _, text in runner.engine(plain).generate_batch(requests)] == expected
+        assert [said(written) for _, written in runner.engine(plain).generate_batch(requests)] == expected
     assert {rows for rows, _ in shapes[3:]} == {1}  # behind the three that try the decoder out
 
 
@@ -161,7 +161,7 @@ def test_long_and_short_requests_are_batched_apart(plain: LocalEngine, monkeypat
     requests = [GenerateRequest((Message("user", "I hurt " * words),), GREEDY) for words in (1, 40, 2, 41)]
     expected = alone(plain, requests)
     with Runner() as runner:
-        assert [text for _, text in runner.engine(plain).generate_batch(requests)] == expected
+        assert [said(written) for _, written in runner.engine(plain).generate_batch(requests)] == expected
     assert min(lanes) <= 64 < max(lanes)
 
 

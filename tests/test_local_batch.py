@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from warmline.engine.decoding import Reply, Row, batches, generator_of
-from warmline.engine.engine import BatchEngine, EngineError, GenerateRequest, Message, Sampling
+from warmline.engine.engine import BatchEngine, Chunk, EngineError, GenerateRequest, Message, Sampling, whole
 from warmline.engine.local import LocalEngine
 from warmline.engine.scripted import ScriptedEngine
 from warmline.model.load import load_tokenizer
@@ -33,10 +33,14 @@ def asks(sampling: Sampling, count: int = 9) -> list[GenerateRequest]:
     return requests
 
 
-def together(engine: LocalEngine, requests: Sequence[GenerateRequest]) -> list[str | EngineError]:
+def together(engine: LocalEngine, requests: Sequence[GenerateRequest]) -> list[str]:
     found = dict(engine.generate_batch(requests))
     assert sorted(found) == [*range(len(requests))]
-    return [found[index] for index in range(len(requests))]
+    return [said(found[index]) for index in range(len(requests))]
+
+
+def said(written: Chunk | EngineError) -> str:
+    return str(written) if isinstance(written, EngineError) else written.text
 
 
 def alone(engine: LocalEngine, requests: Sequence[GenerateRequest]) -> list[str]:
@@ -84,7 +88,7 @@ def test_a_stage_answers_with_its_adapter_though_another_used_the_model(toy_base
     assert expected[0] != expected[1]
     steps = zip(base.generate_batch(requests), sft.generate_batch(requests), strict=True)  # one step of each in turn
     mixed = [*steps]
-    assert tuple([text for _, text in sorted(pairs)] for pairs in zip(*mixed, strict=True)) == expected
+    assert tuple([said(text) for _, text in sorted(pairs)] for pairs in zip(*mixed, strict=True)) == expected
 
 
 def test_a_row_that_ended_leaves_the_batch(toy_base: Path) -> None:
@@ -109,9 +113,21 @@ def test_what_cannot_be_answered_says_why_and_the_others_go_on(toy_base: Path) -
     long = GenerateRequest((Message("user", "I hurt " * 3000),), GREEDY)
     found = together(engine, [good, long, replace(good, n=2), good])
     assert found[0] == found[3] == reply(engine, good.messages, max_new_tokens=40)
-    assert "too long" in str(found[1])
-    assert "n is 2" in str(found[2])
+    assert "too long" in found[1]
+    assert "n is 2" in found[2]
     assert list(engine.generate_batch([])) == []
+
+
+def test_what_was_left_out_of_a_prompt_is_said_as_alone(toy_base: Path) -> None:
+    engine = LocalEngine(load(toy_base), load_tokenizer(toy_base))
+    long = [Message(role, "I hurt " * 300) for role in ("user", "assistant") * 4]
+    turns = (*long, Message("user", "I hurt"))
+    requests = [GenerateRequest(turns, GREEDY), GenerateRequest(turns[-1:], GREEDY)]
+    found = dict(sorted(engine.generate_batch(requests), key=lambda pair: pair[0]))
+    assert [*found.values()] == [whole(engine.generate(request)) for request in requests]
+    notes = [each.notes for each in found.values() if isinstance(each, Chunk)]
+    assert [len(each) for each in notes] == [1, 0]
+    assert "left out" in notes[0][0]
 
 
 def test_prefill_and_grammar_hold_in_a_batch(toy_base: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from warmline.engine.engine import Capability, Chunk, EngineError, GenerateRequest, Message, Scores
+from warmline.engine.engine import Capability, Chunk, EngineError, GenerateRequest, Message, Scores, whole
 from warmline.engine.lanes import Lane, Ticket
 from warmline.engine.local import LocalEngine
 from warmline.engine.prefix import MAX_AGE_S, MAX_BYTES, PrefixCache
@@ -280,7 +280,7 @@ class ContinuousEngine:
         otherwise. Close the stream to give its place free."""
         return self._runner.submit(Ticket(self._local, self._local.prepare(request), urgent=request.urgent))
 
-    def generate_batch(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, str | EngineError]]:
+    def generate_batch(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Chunk | EngineError]]:
         """Number and whole reply of each request, in order, or why there is none."""
         streams: list[Stream | EngineError] = []
         try:
@@ -291,7 +291,7 @@ class ContinuousEngine:
                     streams.append(error)
             for index, stream in enumerate(streams):
                 try:
-                    yield index, stream if isinstance(stream, EngineError) else "".join(each.text for each in stream)
+                    yield index, stream if isinstance(stream, EngineError) else whole(stream)
                 except EngineError as error:
                     yield index, error
         finally:

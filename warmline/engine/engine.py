@@ -1,6 +1,6 @@
 """The seam between whatever produces text and everyone who uses it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -69,9 +69,13 @@ class Chunk:
     text: str
     index: int = 0
     readings: tuple[Reading, ...] = ()
-    notes: tuple[
-        str, ...
-    ] = ()  # what the engine did that the caller should know, as "the oldest 2 turns were left out"
+    notes: tuple[str, ...] = ()  # what the engine did and the caller should know: "the oldest 2 turns were left out"
+
+
+def whole(chunks: Iterable[Chunk]) -> Chunk:
+    """One reply's pieces as one chunk, without readings."""
+    pieces = [*chunks]
+    return Chunk("".join(each.text for each in pieces), notes=tuple(note for each in pieces for note in each.notes))
 
 
 class Scores(NamedTuple):
@@ -100,8 +104,8 @@ class Engine(Protocol):
 class BatchEngine(Engine, Protocol):
     """An engine that writes replies to many requests at once."""
 
-    def generate_batch(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, "str | EngineError"]]:
-        """Number and whole reply of each request as it ends, or why there is none; in any order."""
+    def generate_batch(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, "Chunk | EngineError"]]:
+        """Number and whole reply of each request as it ends, in one chunk, or why there is none; in any order."""
         ...
 
 

@@ -86,7 +86,7 @@ class LocalEngine:
             rows.append(Row(index, prompt, sampling, Reply(self._tokenizer, sampling, given), generator, grammar))
         return Prepared(prompt, last, rows, notes)
 
-    def generate_batch(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, str | EngineError]]:
+    def generate_batch(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Chunk | EngineError]]:
         """Number and whole reply of each request as it ends, many written at once; what `generate` gives alone.
 
         Equal up to the rounding of sums in another order: a tie of two tokens may fall otherwise. A request that cannot
@@ -94,22 +94,26 @@ class LocalEngine:
         """
         from transformers import DynamicCache
 
-        rows = []
+        rows: list[Row] = []
+        notes: dict[int, tuple[str, ...]] = {}
         for index, request in enumerate(requests):
             try:
-                rows.append(self._row(index, request))
+                row, notes[index] = self._row(index, request)
+                rows.append(row)
             except EngineError as error:
                 yield index, error
         for batch in [[row] for row in rows] if self._is_length_bound() else batches(rows):
             cache = DynamicCache(config=self._model.causal.config)
-            yield from write_together(batch, self.forward, self.logits, cache, self._stop_ids)
+            for index, text in write_together(batch, self.forward, self.logits, cache, self._stop_ids):
+                yield index, Chunk(text, notes=notes[index])
 
-    def _row(self, index: int, request: GenerateRequest) -> Row:
+    def _row(self, index: int, request: GenerateRequest) -> tuple[Row, tuple[str, ...]]:
         if request.n != 1:
             raise EngineError(f"n is {request.n}; a batch writes one reply a request")
-        [row] = self.prepare(request).rows
+        prepared = self.prepare(request)
+        [row] = prepared.rows
         row.index = index
-        return row
+        return row, prepared.notes
 
     def score(self, messages: Sequence[Message], reply: str) -> Scores:
         """One pass over what is new in prompt and reply. Raises EngineError if they do not fit into the context."""

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from warmline.dialogue.companion import Answer, Setting, respond, resume
-from warmline.engine.engine import BatchEngine, Engine, EngineError, GenerateRequest, Message, Sampling
+from warmline.engine.engine import BatchEngine, Chunk, Engine, EngineError, GenerateRequest, Message, Sampling, whole
 from warmline.evaluate.task import Failure, Reply, Sample
 from warmline.safety.resources.card import Card
 from warmline.safety.validate.context import Turn
@@ -35,19 +35,20 @@ class FromEngine:
             GenerateRequest((*system, *sample.messages), seeded(self.sampling, sample.id)) for sample in samples
         ]
         if isinstance(self.engine, BatchEngine):
-            for index, text in self.engine.generate_batch(requests):
-                yield samples[index], Failure(str(text)) if isinstance(text, EngineError) else Reply(text.strip())
+            for index, written in self.engine.generate_batch(requests):
+                yield samples[index], _as_reply(written)
             return
         for sample, request in zip(samples, requests, strict=True):
-            yield sample, self._reply(request)
+            try:
+                yield sample, _as_reply(whole(self.engine.generate(request)))
+            except EngineError as error:
+                yield sample, _as_reply(error)
 
-    def _reply(self, request: GenerateRequest) -> Reply | Failure:
-        try:
-            chunks = [*self.engine.generate(request)]
-        except EngineError as error:
-            return Failure(str(error))
-        notes = [note for chunk in chunks for note in chunk.notes]
-        return Reply("".join(chunk.text for chunk in chunks).strip(), {"notes": notes} if notes else {})
+
+def _as_reply(written: Chunk | EngineError) -> Reply | Failure:
+    if isinstance(written, EngineError):
+        return Failure(str(written))
+    return Reply(written.text.strip(), {"notes": [*written.notes]} if written.notes else {})
 
 
 @dataclass(frozen=True)
