@@ -183,7 +183,8 @@ def test_situations_are_met_in_their_own_way() -> None:
     for text, frames, spec, level, _ in drawn():
         first = sentences(text)[0]
         if spec.theme == "abuse":
-            assert re.search(r"believe|fault|you did nothing|not to blame", first), first
+            assert re.search(r"believe|safe|should be|matters", first), first
+            assert not re.search(r"fault|blame|did nothing|nothing you did", text), "it may be who hurts that writes"
             assert not re.search(r"\b(leave|leaving|confront|record|go back|stay with (him|her|them))\b", text), text
         if spec.theme == "unusual":
             assert not re.search(r"believe|not real|isn't real|it's real|is true|listening|experience is real", text), (
