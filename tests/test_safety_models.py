@@ -90,8 +90,8 @@ def test_a_sentence_of_a_long_message_is_read_as_it_would_be_alone() -> None:
 @pytest.mark.parametrize("text", ["I want to stay in bed", "", "\ud800", "\u4e16 " * 300])
 def test_features_are_hashed_into_their_ranges(text: str) -> None:
     found = features(read(text, load_lexicon("en")))
-    assert (found.index >= 0).all()
-    assert (found.index < DIM).all()
+    assert (found.column >= 0).all()
+    assert (found.column < DIM).all()
     assert np.isfinite(found.value).all()
 
 
@@ -99,7 +99,7 @@ def test_features_are_hashed_into_their_ranges(text: str) -> None:
 def test_the_linear_model_reads_windows_as_it_learned_messages(text: str) -> None:
     reading = read(text, load_lexicon("en"))
     linear, found = load_linear(), features(reading)
-    expected = found.value @ linear.level_DK[found.index] + linear.level_bias_K
+    expected = found.value @ linear.level_DK[found.column] + linear.level_bias_K
     whole = Window(0, len(row(reading.words)), 0, len(reading.words) - 1)
     np.testing.assert_allclose(linear.logits(reading, [whole, whole])[1], expected, atol=1e-4)
 

@@ -74,7 +74,7 @@ def fit_network(rows: Sequence[Sequence[str]], lines: Sequence[Line], advance: A
     order = np.argsort([len(each) for each in rows], kind="stable")
     batches = np.array_split(order, max(1, len(order) // BATCH_SIZE))
     word_ids = ids_of(words)
-    encoded = [tensors(encode([rows[at] for at in batch], word_ids)) for batch in batches]
+    encoded = [tensors(encode([rows[int(at)] for at in batch], word_ids)) for batch in batches]
     optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=NUM_EPOCHS * len(batches))
     rng = np.random.default_rng(0)

@@ -120,7 +120,7 @@ def fit_linear(found: Sequence[Features], lines: Sequence[Line]) -> Linear:
     level = np.array([line.level for line in lines])
     level_KD, level_bias_K = _regressions(_matrix(found, DIM), [level >= k for k in (1, 2, 3)])
     risky = np.flatnonzero(level)
-    narrow = _matrix([Features(each.index & (DOMAIN_DIM - 1), each.value) for each in found], DOMAIN_DIM)[risky]
+    narrow = _matrix([Features(each.column & (DOMAIN_DIM - 1), each.value) for each in found], DOMAIN_DIM)[risky]
     of_domain = [np.array([name in lines[int(number)].domains for number in risky]) for name in DOMAINS]
     return Linear(np.ascontiguousarray(level_KD.T), level_bias_K, *_regressions(narrow, of_domain))
 
@@ -128,9 +128,9 @@ def fit_linear(found: Sequence[Features], lines: Sequence[Line]) -> Linear:
 def _matrix(found: Sequence[Features], width: int):
     from scipy.sparse import csr_matrix
 
-    ends = np.cumsum([0, *(len(each.index) for each in found)])
+    ends = np.cumsum([0, *(len(each.column) for each in found)])
     values = np.concatenate([each.value for each in found])
-    index = np.concatenate([each.index for each in found])
+    index = np.concatenate([each.column for each in found])
     matrix = csr_matrix((values, index, ends), shape=(len(found), width))
     matrix.sum_duplicates()
     return matrix

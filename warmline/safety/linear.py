@@ -22,7 +22,7 @@ DOMAIN_DIM = 1 << 15  # of the features that the domains are read from: the inde
 class Features(NamedTuple):
     """Hashed features of a message: where, and how much. A feature that occurs twice stands there twice."""
 
-    index: np.ndarray  # int64, in [0, DIM)
+    column: np.ndarray  # int64, in [0, DIM)
     value: np.ndarray  # float32
 
 
@@ -60,7 +60,7 @@ class Linear:
     def domain(self, reading: Reading) -> str:
         """The likeliest domain."""
         found = features(reading)
-        index = found.index & (DOMAIN_DIM - 1)
+        index = found.column & (DOMAIN_DIM - 1)
         return DOMAINS[int(np.argmax(self.domain_ND[:, index] @ found.value + self.domain_bias_N))]
 
 
@@ -79,7 +79,7 @@ def features(reading: Reading) -> Features:
     told = NUM_CHARS + NUM_WORDS + _told(reading)
     kinds = char_grams(words, NUM_CHARS).all(), NUM_CHARS + word_grams(words, NUM_WORDS).all(), told
     values = [share / np.sqrt(max(len(kind), 1)) for kind, share in zip(kinds, SHARE, strict=True)]
-    return Features(np.concatenate(kinds), np.repeat(np.float32(values), [len(kind) for kind in kinds]))
+    return Features(np.concatenate(kinds), np.repeat(np.array(values, np.float32), [len(kind) for kind in kinds]))
 
 
 def _told(reading: Reading) -> np.ndarray:
