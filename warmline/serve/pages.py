@@ -90,7 +90,7 @@ def thresholds(detector: Detector) -> dict[str, float]:
 def _missing(detector: Detector | None) -> list[str]:
     if detector is None:
         return ["detector"]
-    return [name for name in ("linear", "recurrent") if getattr(detector, name) is None]
+    return [name for name in ("linear", "network") if getattr(detector, name) is None]
 
 
 def card_self_test(directory: Directory, day: date) -> str:
