@@ -61,7 +61,7 @@ Name = Annotated[str | None, typer.Option("--name", help="The run's folder under
 DEMO = (
     "I didn't get the job. I'd already told my mum I would.",
     "She was so proud on the phone. Now I have to ring her again.",
-    "Maybe I'll do it after dinner. Thanks for listening.",
+    "Maybe I'll call her after dinner. Thanks for listening.",
 )
 
 
